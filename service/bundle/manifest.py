@@ -1,0 +1,201 @@
+"""`manifest.json`: the contract between the exporter and the service.
+
+Frozen: a manifest is read once and passed around. Unknown fields are refused, so that a misspelled one cannot be ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+
+Task = Literal["image", "video"]
+Color = Literal["rgb", "gray"]
+Precision = Literal["fp32", "fp16", "int8"]
+Role = Literal["encoder", "encoder.int8", "head", "clip", "clip.int8"]
+
+
+class Frozen(BaseModel):
+    """A value: immutable, and closed to fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Resize(Frozen):
+    """How a frame of any size becomes height × width.
+
+    `squash` ignores the aspect; `crop` scales the short side to `short_side`, then cuts the centre; `pad` fits the whole
+    frame and fills the rest with black. Downscaling averages areas, upscaling is bilinear.
+    """
+
+    rule: Literal["squash", "crop", "pad"] = "squash"
+    short_side: int | None = Field(default=None, ge=1, le=4096)
+
+    @model_validator(mode="after")
+    def _short_side_belongs_to_crop(self) -> Self:
+        if (self.rule == "crop") != (self.short_side is not None):
+            raise ValueError(f"short_side is given with rule 'crop' and only then; got {self.rule = }, {self.short_side = }")
+        return self
+
+
+class Step(Frozen):
+    """One named, versioned step outside the graph, with its parameters."""
+
+    name: str
+    version: int = Field(default=1, ge=1)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class Input(Frozen):
+    """What a frame is when it enters the network: `[height, width, channels]` uint8."""
+
+    height: int = Field(ge=1, le=4096)
+    width: int = Field(ge=1, le=4096)
+    color: Color = "rgb"
+    resize: Resize = Resize()
+    preprocess: tuple[Step, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        return 3 if self.color == "rgb" else 1
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        side = self.resize.short_side
+        if side is not None and side < max(self.height, self.width):
+            raise ValueError(f"resize.short_side = {side} is smaller than the crop {self.height}×{self.width}")
+        return self
+
+
+class Sampling(Frozen):
+    """Which frames of a video are looked at. `uniform`: `frames` of them over the whole clip; `fps`: `fps` a second."""
+
+    strategy: Literal["uniform", "fps"] = "uniform"
+    frames: int = Field(default=16, ge=1)
+    fps: float | None = Field(default=None, gt=0)
+    max_frames: int = Field(default=64, ge=1, le=1024)
+    short_clip: Literal["as_is", "repeat"] = "as_is"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.strategy == "fps") != (self.fps is not None):
+            raise ValueError(f"fps is given with strategy 'fps' and only then; got {self.strategy = }, {self.fps = }")
+        if self.frames > self.max_frames:
+            raise ValueError(f"sampling.frames = {self.frames} exceeds max_frames = {self.max_frames}")
+        return self
+
+
+class Network(Frozen):
+    """`encoder_head`: two graphs, N, B and T dynamic. `clip`: one graph; `static_frames` is its T where that is fixed."""
+
+    kind: Literal["encoder_head", "clip"] = "encoder_head"
+    feature_dim: int | None = Field(default=None, ge=1)
+    static_frames: int | None = Field(default=None, ge=1)
+    attention: bool = False
+    positions: bool = False
+    multi_label: bool = False
+
+
+class Tensor(Frozen):
+    """Name, dtype and shape of one input or output; a dynamic axis is its symbol, such as "N"."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class Artifact(Frozen):
+    """One ONNX file of the bundle."""
+
+    file: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(ge=1)
+    precision: Precision
+    weights: Literal["float32", "float16", "int8"]
+    opset: int = Field(ge=18)
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class Golden(Frozen):
+    """`golden.npz`: `frames` uint8 [B, T, H, W, C], `features` float32 [B, T, D] (not for a clip network) and
+    `probabilities` float32 [B, K] as the float reference gave them; the largest |Δp| that each precision may show."""
+
+    file: str = "golden.npz"
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    tolerance: dict[Precision, float]
+
+
+class Calibration(Frozen):
+    """What the INT8 ranges were taken from."""
+
+    data: str
+    data_sha256: str
+    split: str | None
+    frames: int = Field(ge=1)
+    method: str
+    quantizer: str
+    skipped: tuple[str, ...] = ()
+
+
+class Metric(Frozen):
+    """Figures of one precision on one split, with n and a 95 % interval (Wilson) on the accuracy."""
+
+    precision: Precision
+    engine: str
+    split: str
+    n: int = Field(ge=1)
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    top5_accuracy: float | None = None
+    macro_f1: float
+    agreement: float | None = None
+
+
+class Provenance(Frozen):
+    """Where the model comes from: enough to make it again, and to know whether it may be used."""
+
+    recipe: str | None = None
+    recipe_sha256: str | None = None
+    source_sha256: str | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+    data: str | None = None
+    data_source: str | None = None
+    data_license: str | None = None
+    weights_source: str | None = None
+    weights_license: str | None = None
+    command: str | None = None
+
+
+class Manifest(Frozen):
+    """Everything needed to use a bundle."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")
+    description: str = ""
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    labels: tuple[str, ...] = Field(min_length=2)
+    input: Input
+    sampling: Sampling
+    network: Network
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    postprocess: tuple[Step, ...] = ()
+    artifacts: dict[Role, Artifact]
+    golden: Golden
+    calibration: Calibration | None = None
+    metrics: tuple[Metric, ...] = ()
+    provenance: Provenance = Provenance()
+
+    @model_validator(mode="after")
+    def _artifacts_fit_the_network(self) -> Self:
+        needed = {"encoder", "head"} if self.network.kind == "encoder_head" else {"clip"}
+        allowed = {f"{role}{suffix}" for role in needed - {"head"} for suffix in ("", ".int8")} | needed
+        missing, foreign = needed - set(self.artifacts), set(self.artifacts) - allowed
+        if missing or foreign:
+            raise ValueError(f"a {self.network.kind} bundle holds {sorted(allowed)}; missing {sorted(missing)}, foreign {sorted(foreign)}")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels repeat; each class needs a name of its own")
+        return self

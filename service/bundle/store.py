@@ -1,0 +1,166 @@
+"""Open, verify and write bundles. A bundle that opens is whole: every file there, every hash as the manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from service.bundle.manifest import SCHEMA_VERSION, Artifact, Manifest, Role
+from service.errors import BundleError
+
+MANIFEST = "manifest.json"
+SHIPPED = Path(__file__).resolve().parents[2] / "models" / "bundles"
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenClips:
+    """Seeded inputs and what the float reference answered: warm-up, readiness, and parity without TensorFlow."""
+
+    frames: NDArray[np.uint8]  # [B, T, H, W, C]
+    features: NDArray[np.float32] | None  # [B, T, D]; None for a clip network
+    probabilities: NDArray[np.float32]  # [B, K]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle: its folder and its verified manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    def artifact(self, role: Role) -> Artifact:
+        try:
+            return self.manifest.artifacts[role]
+        except KeyError:
+            held = ", ".join(sorted(self.manifest.artifacts))
+            raise BundleError(f"bundle {self.manifest.name} holds no {role!r}, only {held}; make it with marey-build quantize") from None
+
+    def file(self, role: Role) -> Path:
+        return self.path / self.artifact(role).file
+
+    def golden(self) -> GoldenClips:
+        with np.load(self.path / self.manifest.golden.file, allow_pickle=False) as arrays:
+            features = arrays["features"] if "features" in arrays else None
+            return GoldenClips(arrays["frames"], features, arrays["probabilities"])
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Read, check and hash everything in the folder `path`; raises BundleError with the file at fault and the remedy."""
+    folder = Path(path)
+    manifest = _read_manifest(folder)
+    for name, digest in _hashes(manifest).items():
+        file = folder / name
+        if file.resolve().parent != folder.resolve():
+            raise BundleError(f"{folder / MANIFEST} names {name!r}, which lies outside the bundle; export the bundle again")
+        if not file.is_file():
+            raise BundleError(f"{file} is missing although the manifest lists it; copy the whole folder, or export the bundle again")
+        found = sha256(file.read_bytes())
+        if found != digest:
+            raise BundleError(f"{file} has sha256 {found[:12]}…, the manifest says {digest[:12]}…: changed or damaged; copy it again")
+    bundle = Bundle(folder, manifest)
+    _check_golden(bundle)
+    return bundle
+
+
+def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write the whole bundle beside `path`, verify it there, then put it in place in one rename: never half a bundle."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and any(target.iterdir()) and not (target / MANIFEST).exists():
+        raise BundleError(f"{target} exists and is no bundle; name another folder, or empty this one")
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        staging.chmod(0o755)
+        text = json.dumps(manifest.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False) + "\n"
+        for name, data in {**files, MANIFEST: text.encode()}.items():
+            with (staging / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        open_bundle(staging)
+        _swap(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return Bundle(target, manifest)
+
+
+def find_bundles(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The bundle folders that `paths` mean: each is a bundle, or a folder of bundles. None given: those that ship."""
+    found: list[Path] = []
+    for path in paths or (SHIPPED,):
+        inside = sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}") if not manifest.parent.name.startswith("."))
+        if (path / MANIFEST).is_file() or not inside:
+            found.append(path)
+        else:
+            found.extend(inside)
+    return tuple(found)
+
+
+def _swap(staging: Path, target: Path) -> None:
+    if not target.exists():
+        staging.rename(target)
+        return
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    target.rename(old)
+    staging.rename(target)
+    shutil.rmtree(old)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    file = folder / MANIFEST
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}; name the folder that marey-build wrote") from None
+    except (ValueError, OSError) as error:
+        raise BundleError(f"{file} cannot be read ({error}); copy it again, or export the bundle again") from None
+    schema = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+        raise BundleError(f"{file} has schema_version {schema}, this Marey reads up to {SCHEMA_VERSION}; upgrade marey")
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise BundleError(f"{file}: {where}: {first['msg']} ({error.error_count()} in all); export the bundle again") from None
+
+
+def _hashes(manifest: Manifest) -> dict[str, str]:
+    return {artifact.file: artifact.sha256 for artifact in manifest.artifacts.values()} | {manifest.golden.file: manifest.golden.sha256}
+
+
+def _check_golden(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    try:
+        golden = bundle.golden()
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{bundle.path / manifest.golden.file} cannot be read ({error}); export the bundle again") from None
+    count, frames = golden.frames.shape[:2]
+    wanted: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+        "frames": (golden.frames.shape, (count, frames, manifest.input.height, manifest.input.width, manifest.input.channels)),
+        "probabilities": (golden.probabilities.shape, (count, len(manifest.labels))),
+    }
+    if golden.features is not None:
+        wanted["features"] = (golden.features.shape, (count, frames, manifest.network.feature_dim or 0))
+    for name, (shape, expected) in wanted.items():
+        if shape != expected:
+            raise BundleError(
+                f"golden {name} are {list(shape)}, the manifest's input, labels and feature_dim ask for {list(expected)}; export again"
+            )

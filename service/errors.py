@@ -1,0 +1,119 @@
+"""The exception tree: what went wrong, as the client sees it. Nothing here knows HTTP beyond a number.
+
+    MareyError
+    ├── RequestError              the client's to mend
+    │   ├── Malformed             the body is not the multipart form that was asked for
+    │   ├── EmptyFile             the file has no bytes
+    │   ├── UnknownModel          no such bundle is loaded, or not for this task
+    │   ├── TooLarge              more bytes than allowed
+    │   │   ├── TooManyPixels     … more pixels, by the header, before anything is decoded
+    │   │   └── TooLong           … more seconds or frames of video
+    │   ├── UnsupportedMedia      the content is no image or video that we take
+    │   │   └── UnsupportedCodec  … or is one that this build cannot decode
+    │   ├── InvalidParameter      a parameter is missing or out of its range
+    │   └── DecodeFailed          the media broke while it was decoded
+    │       └── DecodeLimit       … or took more time or memory than one upload may
+    ├── ServiceError              the service's state; the same request may succeed later
+    │   ├── Overloaded            the queue is full
+    │   ├── NotReady              models are still loading, or the engine has died
+    │   ├── Draining              the service is stopping
+    │   └── DeadlineExceeded      the answer was not ready in time
+    ├── BundleError               a bundle on disk is not what its manifest says
+    └── EngineError               a network could not be loaded or run
+
+Each carries its status and code; the message names the value, the limit and the remedy. `service/api/problems.py` is the
+only place that turns one into a response.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MareyError(Exception):
+    """Base of everything that Marey raises on purpose. `str(error)` is one clear sentence for a person."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+class RequestError(MareyError):
+    status, code, title = 400, "bad_request", "Bad request"
+
+
+class Malformed(RequestError):
+    code, title = "malformed", "Malformed request"
+
+
+class EmptyFile(RequestError):
+    code, title = "empty_file", "Empty file"
+
+
+class UnknownModel(RequestError):
+    status, code, title = 404, "unknown_model", "Unknown model"
+
+
+class TooLarge(RequestError):
+    status, code, title = 413, "file_too_large", "File too large"
+
+
+class TooManyPixels(TooLarge):
+    code, title = "too_many_pixels", "Too many pixels"
+
+
+class TooLong(TooLarge):
+    code, title = "video_too_long", "Video too long"
+
+
+class UnsupportedMedia(RequestError):
+    status, code, title = 415, "unsupported_media", "Unsupported media"
+
+
+class UnsupportedCodec(UnsupportedMedia):
+    code, title = "unsupported_codec", "Unsupported codec"
+
+
+class InvalidParameter(RequestError):
+    status, code, title = 422, "invalid_parameter", "Invalid parameter"
+
+
+class DecodeFailed(RequestError):
+    status, code, title = 422, "decode_failed", "Decoding failed"
+
+
+class DecodeLimit(DecodeFailed):
+    code, title = "decode_limit", "Decoding limit reached"
+
+
+class ServiceError(MareyError):
+    status, code, title = 503, "unavailable", "Service unavailable"
+
+
+class Overloaded(ServiceError):
+    status, code, title = 429, "overloaded", "Overloaded"
+
+
+class NotReady(ServiceError):
+    code, title = "not_ready", "Not ready"
+
+
+class Draining(ServiceError):
+    code, title = "draining", "Draining"
+
+
+class DeadlineExceeded(ServiceError):
+    status, code, title = 504, "deadline_exceeded", "Deadline exceeded"
+
+
+class BundleError(MareyError):
+    code, title = "bundle", "Bundle refused"
+
+
+class EngineError(MareyError):
+    code, title = "engine", "Engine failed"

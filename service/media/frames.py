@@ -1,0 +1,54 @@
+"""Frames with their times, and what is known of the file they came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """As the file says it: `width` and `height` are those of the stored pixels, `orientation` is the EXIF tag (1 to 8)."""
+
+    width: int
+    height: int
+    format: str
+    orientation: int
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """As decoding found it, not as the header claims. `width`, `height`: of the upright frame, rotation applied."""
+
+    duration_s: float
+    fps: float
+    width: int
+    height: int
+    codec: str
+    frames_decoded: int
+    rotation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Frames of one clip, in time's order: `frames[i]` is the decoded frame number `indices[i]`, shown at `times_s[i]`.
+
+    Prints shapes, not pixels.
+    """
+
+    frames: NDArray[np.uint8]  # [T, H, W, C], RGB or grey
+    indices: tuple[int, ...]
+    times_s: tuple[float, ...]
+    source: ImageInfo | VideoInfo
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (self.frames.ndim == 4 and len(self.frames) == len(self.indices) == len(self.times_s) > 0):
+            raise ValueError(f"expected [T, H, W, C] and T indices and times, got {self.frames.shape = }, {len(self.indices) = }, {len(self.times_s) = }")
+        if self.frames.dtype != np.uint8:
+            raise ValueError(f"expected uint8 frames, got {self.frames.dtype = }")
+
+    def __repr__(self) -> str:
+        return f"Clip(frames={list(self.frames.shape)}, {self.indices[0]}…{self.indices[-1]}, {self.source})"
