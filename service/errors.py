@@ -10,7 +10,8 @@
     │   │   └── TooLong           … more seconds or frames of video
     │   ├── UnsupportedMedia      the content is no image or video that we take
     │   │   └── UnsupportedCodec  … or is one that this build cannot decode
-    │   ├── InvalidParameter      a parameter is missing or out of its range
+    │   ├── InvalidParameter      a parameter is out of its range
+    │   │   └── MissingFile       … or the form lacks the file
     │   └── DecodeFailed          the media broke while it was decoded
     │       └── DecodeLimit       … or took more time or memory than one upload may
     ├── ServiceError              the service's state; the same request may succeed later
@@ -81,6 +82,10 @@ class UnsupportedCodec(UnsupportedMedia):
 
 class InvalidParameter(RequestError):
     status, code, title = 422, "invalid_parameter", "Invalid parameter"
+
+
+class MissingFile(InvalidParameter):
+    code, title = "missing_file", "Missing file"
 
 
 class DecodeFailed(RequestError):

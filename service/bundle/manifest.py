@@ -36,7 +36,9 @@ class Resize(Frozen):
     @model_validator(mode="after")
     def _short_side_belongs_to_crop(self) -> Self:
         if (self.rule == "crop") != (self.short_side is not None):
-            raise ValueError(f"short_side is given with rule 'crop' and only then; got {self.rule = }, {self.short_side = }")
+            raise ValueError(
+                f"short_side is given with rule 'crop' and only then; got {self.rule = }, {self.short_side = }"
+            )
         return self
 
 
@@ -121,7 +123,8 @@ class Artifact(Frozen):
 
 class Golden(Frozen):
     """`golden.npz`: `frames` uint8 [B, T, H, W, C], `features` float32 [B, T, D] (not for a clip network) and
-    `probabilities` float32 [B, K] as the float reference gave them; the largest |Δp| that each precision may show."""
+    `probabilities` float32 [B, K] as the float reference gave them; the largest |Δp| that each precision may show.
+    """
 
     file: str = "golden.npz"
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -172,7 +175,7 @@ class Provenance(Frozen):
 class Manifest(Frozen):
     """Everything needed to use a bundle."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")
     description: str = ""
@@ -195,7 +198,9 @@ class Manifest(Frozen):
         allowed = {f"{role}{suffix}" for role in needed - {"head"} for suffix in ("", ".int8")} | needed
         missing, foreign = needed - set(self.artifacts), set(self.artifacts) - allowed
         if missing or foreign:
-            raise ValueError(f"a {self.network.kind} bundle holds {sorted(allowed)}; missing {sorted(missing)}, foreign {sorted(foreign)}")
+            raise ValueError(
+                f"a {self.network.kind} bundle holds {sorted(allowed)}; missing {sorted(missing)}, foreign {sorted(foreign)}"
+            )
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels repeat; each class needs a name of its own")
         return self

@@ -44,14 +44,16 @@ class Bundle:
             return self.manifest.artifacts[role]
         except KeyError:
             held = ", ".join(sorted(self.manifest.artifacts))
-            raise BundleError(f"bundle {self.manifest.name} holds no {role!r}, only {held}; make it with marey-build quantize") from None
+            raise BundleError(
+                f"bundle {self.manifest.name} holds no {role!r}, only {held}; make it with marey-build quantize"
+            ) from None
 
     def file(self, role: Role) -> Path:
         return self.path / self.artifact(role).file
 
     def golden(self) -> GoldenClips:
         with np.load(self.path / self.manifest.golden.file, allow_pickle=False) as arrays:
-            features = arrays["features"] if "features" in arrays else None
+            features = arrays.get("features")
             return GoldenClips(arrays["frames"], features, arrays["probabilities"])
 
 
@@ -66,12 +68,18 @@ def open_bundle(path: str | Path) -> Bundle:
     for name, digest in _hashes(manifest).items():
         file = folder / name
         if file.resolve().parent != folder.resolve():
-            raise BundleError(f"{folder / MANIFEST} names {name!r}, which lies outside the bundle; export the bundle again")
+            raise BundleError(
+                f"{folder / MANIFEST} names {name!r}, which lies outside the bundle; export the bundle again"
+            )
         if not file.is_file():
-            raise BundleError(f"{file} is missing although the manifest lists it; copy the whole folder, or export the bundle again")
+            raise BundleError(
+                f"{file} is missing although the manifest lists it; copy the whole folder, or export the bundle again"
+            )
         found = sha256(file.read_bytes())
         if found != digest:
-            raise BundleError(f"{file} has sha256 {found[:12]}…, the manifest says {digest[:12]}…: changed or damaged; copy it again")
+            raise BundleError(
+                f"{file} has sha256 {found[:12]}…, the manifest says {digest[:12]}…: changed or damaged; copy it again"
+            )
     bundle = Bundle(folder, manifest)
     _check_golden(bundle)
     return bundle
@@ -104,7 +112,9 @@ def find_bundles(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     """The bundle folders that `paths` mean: each is a bundle, or a folder of bundles. None given: those that ship."""
     found: list[Path] = []
     for path in paths or (SHIPPED,):
-        inside = sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}") if not manifest.parent.name.startswith("."))
+        inside = sorted(
+            manifest.parent for manifest in path.glob(f"*/{MANIFEST}") if not manifest.parent.name.startswith(".")
+        )
         if (path / MANIFEST).is_file() or not inside:
             found.append(path)
         else:
@@ -128,7 +138,9 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}; name the folder that marey-build wrote") from None
+        raise BundleError(
+            f"{folder} is no bundle: it has no {MANIFEST}; name the folder that marey-build wrote"
+        ) from None
     except (ValueError, OSError) as error:
         raise BundleError(f"{file} cannot be read ({error}); copy it again, or export the bundle again") from None
     schema = raw.get("schema_version") if isinstance(raw, dict) else None
@@ -139,11 +151,15 @@ def _read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise BundleError(f"{file}: {where}: {first['msg']} ({error.error_count()} in all); export the bundle again") from None
+        raise BundleError(
+            f"{file}: {where}: {first['msg']} ({error.error_count()} in all); export the bundle again"
+        ) from None
 
 
 def _hashes(manifest: Manifest) -> dict[str, str]:
-    return {artifact.file: artifact.sha256 for artifact in manifest.artifacts.values()} | {manifest.golden.file: manifest.golden.sha256}
+    return {artifact.file: artifact.sha256 for artifact in manifest.artifacts.values()} | {
+        manifest.golden.file: manifest.golden.sha256
+    }
 
 
 def _check_golden(bundle: Bundle) -> None:
@@ -151,10 +167,15 @@ def _check_golden(bundle: Bundle) -> None:
     try:
         golden = bundle.golden()
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{bundle.path / manifest.golden.file} cannot be read ({error}); export the bundle again") from None
+        raise BundleError(
+            f"{bundle.path / manifest.golden.file} cannot be read ({error}); export the bundle again"
+        ) from None
     count, frames = golden.frames.shape[:2]
     wanted: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-        "frames": (golden.frames.shape, (count, frames, manifest.input.height, manifest.input.width, manifest.input.channels)),
+        "frames": (
+            golden.frames.shape,
+            (count, frames, manifest.input.height, manifest.input.width, manifest.input.channels),
+        ),
         "probabilities": (golden.probabilities.shape, (count, len(manifest.labels))),
     }
     if golden.features is not None:

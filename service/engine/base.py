@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.bundle.manifest import Precision
 
-Stage = Literal["encoder", "head", "clip"]
+Stage = Literal["encoder", "head"]
 Choice = Literal["auto", "int8", "fp16", "fp32"]
 
 

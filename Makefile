@@ -1,0 +1,48 @@
+# make demo   set up, then serve the shipped bundles on http://127.0.0.1:8000
+# make test   set up, then check the code and run every test that this machine can run
+# make check  formatting, lint, types, layers
+# make gpu    set up the GPU extra (CUDA toolkit needed: pycuda is compiled)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/pip install --quiet --constraint constraints.txt
+# The data sets that tests marked "data" read; they are not part of the tree.
+export MAREY_DATA ?= $(abspath ../shared/data)
+export ORT_DISABLE_TELEMETRY = 1
+
+.PHONY: demo test check gpu clean
+
+demo: $(VENV)/.service
+	$(BIN)/marey serve
+
+test: check
+	$(BIN)/pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+gpu: $(VENV)/.service
+	$(PIP) --editable '.[gpu]'
+
+$(VENV)/.pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Marey needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version); set PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' || { echo "$(PYTHON) cannot make environments: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	touch $@
+
+$(VENV)/.service: $(VENV)/.pip pyproject.toml constraints.txt
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.pip pyproject.toml constraints.txt
+	$(PIP) --editable '.[build-cpu]' --group dev
+	touch $(VENV)/.service $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,74 @@
+"""The composition root: joins settings, models and routes into one application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from service import __version__
+from service.api import classify, problems, routes
+from service.api.observe import Observe
+from service.api.state import State
+from service.errors import MareyError
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings, *, on_failure: Callable[[MareyError], None] | None = None) -> FastAPI:
+    """Models are loaded after the server has begun to listen, so that it can say that it is loading.
+
+    `on_failure` is called when no model can be served: `marey serve` ends with an error then.
+    """
+    state = State(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(_load(state, on_failure))
+        try:
+            yield
+        finally:
+            state.phase = "draining"
+            await loading
+            await state.registry.close()
+
+    app = FastAPI(
+        title="Marey",
+        version=__version__,
+        summary="What an image or a video shows, by CNN-LSTM models.",
+        lifespan=lifespan,
+    )
+    app.state.marey = state
+
+    app.add_middleware(Observe, observer=state.telemetry.request)
+    problems.install(app)
+    app.include_router(classify.router)
+    app.include_router(routes.router)
+    return app
+
+
+async def _load(state: State, on_failure: Callable[[MareyError], None] | None) -> None:
+    try:
+        await state.registry.start()
+    except Exception as error:  # whatever it was: the service says that it is not ready, and why
+        state.failure = error if isinstance(error, MareyError) else MareyError(f"loading failed: {error!r}")
+        logger.exception("the models could not be loaded")
+        state.phase = "failed"
+        if on_failure is not None:
+            on_failure(state.failure)
+        return
+    finally:
+        state.loaded.set()
+    for model in state.registry.models:
+        state.telemetry.model(
+            model=model.manifest.name,
+            version=model.manifest.version,
+            engine=model.info.name,
+            precision=model.info.precision,
+        )
+    if state.phase == "loading":
+        state.phase = "ready"

@@ -1,0 +1,88 @@
+"""Errors as RFC 9457 `application/problem+json`: the one place where an error becomes a response."""
+
+from __future__ import annotations
+
+import http
+import logging
+import math
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from service.errors import EngineError, InvalidParameter, MareyError
+
+logger = logging.getLogger(__name__)
+
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+def install(app: FastAPI) -> None:
+    """Every error that leaves `app`, FastAPI's own included, leaves it as a problem."""
+    app.add_exception_handler(MareyError, _marey)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def problem(
+    request: Request, *, status: int, code: str, title: str, detail: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    request.state.code = code
+    request_id: str = request.state.request_id
+    return JSONResponse(
+        {
+            "type": f"urn:marey:problem:{code}",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            "code": code,
+            "request_id": request_id,
+        },
+        status_code=status,
+        headers=dict(headers or {}),
+        media_type="application/problem+json",
+    )
+
+
+async def _marey(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, MareyError)
+    if isinstance(error, EngineError):
+        logger.error("request %s: %s", request.state.request_id, error)
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return problem(
+        request, status=error.status, code=error.code, title=error.title, detail=error.detail, headers=headers
+    )
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    title = http.HTTPStatus(error.status_code).phrase
+    detail = f"{request.method} {request.url.path}: {error.detail}; the paths are listed under /docs"
+    code = _HTTP_CODES.get(error.status_code, "bad_request")
+    return problem(request, status=error.status_code, code=code, title=title, detail=detail, headers=error.headers)
+
+
+async def _validation(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    faults = [
+        f"{'.'.join(str(part) for part in fault['loc'][1:])} = {fault.get('input')!r}: {fault['msg']}"
+        for fault in error.errors()
+    ]
+    return problem(
+        request,
+        status=InvalidParameter.status,
+        code=InvalidParameter.code,
+        title=InvalidParameter.title,
+        detail="; ".join(faults),
+    )
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    logger.error("request %s failed unexpectedly", request.state.request_id, exc_info=error)
+    detail = "an error in the service, not in the request; its log has the details under this request_id"
+    return problem(request, status=500, code=MareyError.code, title=MareyError.title, detail=detail)

@@ -1,0 +1,180 @@
+"""The JSON of the answers, as `/openapi.json` shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+
+from service.media.frames import ImageInfo, VideoInfo
+from service.predictor import Answer, Predictor
+
+
+class ModelUsed(BaseModel):
+    """What really ran: the engine, the precision and the device in use."""
+
+    name: str
+    version: str
+    engine: str
+    precision: str
+    float_precision: str
+    device: str
+
+
+class Prediction(BaseModel):
+    class_id: int
+    label: str
+    probability: float
+
+
+class Image(BaseModel):
+    width: int
+    height: int
+    format: str
+    orientation: int = Field(description="EXIF orientation of the file, 1 to 8; 1 is upright.")
+
+
+class Video(BaseModel):
+    duration_s: float
+    fps: float
+    width: int
+    height: int
+    codec: str
+    frames_decoded: int
+    rotation: int
+
+
+class SampledFrame(BaseModel):
+    index: int = Field(description="In decode order, from 0.")
+    time_s: float
+    weight: float | None = Field(default=None, description="Attention, only where the model has it.")
+
+
+class SamplingUsed(BaseModel):
+    strategy: str
+    frames: list[SampledFrame]
+    window_s: float | None = None
+    stride_s: float | None = Field(default=None, description="As used: rounded to the spacing of the frames.")
+
+
+class Segment(BaseModel):
+    start_s: float
+    end_s: float
+    predictions: list[Prediction]
+
+
+class Classified(BaseModel):
+    request_id: str
+    model: ModelUsed
+    predictions: list[Prediction]
+    warnings: list[str] = Field(description="What was odd in the file: gaps in its times, a header that lies …")
+    timings_ms: dict[str, float]
+    batch_size: int = Field(description="Frames that ran through the encoder together.")
+
+
+class ImageClassified(Classified):
+    image: Image
+
+
+class VideoClassified(Classified):
+    video: Video
+    sampling: SamplingUsed
+    segments: list[Segment] | None = Field(default=None, description="Only where windows were asked for.")
+
+
+class Problem(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+
+
+def top(probabilities: NDArray[np.float32], labels: tuple[str, ...], top_k: int | None) -> list[Prediction]:
+    """The `top_k` likeliest of `probabilities` `[K]`, best first; 0: all; None: all of up to 20 classes, else 5."""
+    count = len(labels) if top_k == 0 else top_k or (len(labels) if len(labels) <= 20 else 5)
+    order = np.argsort(-probabilities, kind="stable")[:count]
+    return [Prediction(class_id=int(k), label=labels[k], probability=round(float(probabilities[k]), 6)) for k in order]
+
+
+def used(model: Predictor) -> ModelUsed:
+    info = model.info
+    return ModelUsed(
+        name=model.manifest.name,
+        version=model.manifest.version,
+        engine=info.name,
+        precision=info.precision,
+        float_precision=info.float_precision,
+        device=info.device,
+    )
+
+
+def image_answer(
+    answer: Answer, model: Predictor, *, top_k: int | None, request_id: str, timings: dict[str, float]
+) -> ImageClassified:
+    source = answer.clip.source
+    assert isinstance(source, ImageInfo)
+    image = Image(width=source.width, height=source.height, format=source.format, orientation=source.orientation)
+    return ImageClassified(image=image, **_common(answer, model, top_k, request_id, timings))
+
+
+def video_answer(
+    answer: Answer,
+    model: Predictor,
+    *,
+    strategy: str,
+    window_s: float | None,
+    top_k: int | None,
+    request_id: str,
+    timings: dict[str, float],
+) -> VideoClassified:
+    clip, labels = answer.clip, model.manifest.labels
+    source = clip.source
+    assert isinstance(source, VideoInfo)
+    segments = None
+    if answer.windowed is not None:
+        segments = [
+            Segment(start_s=window.start_s, end_s=window.end_s, predictions=top(row, labels, top_k))
+            for window, row in zip(clip.windows, answer.windowed, strict=True)
+        ]
+    return VideoClassified(
+        video=Video(
+            duration_s=round(source.duration_s, 4),
+            fps=round(source.fps, 4),
+            width=source.width,
+            height=source.height,
+            codec=source.codec,
+            frames_decoded=source.frames_decoded,
+            rotation=source.rotation,
+        ),
+        sampling=SamplingUsed(
+            strategy=strategy, frames=list(_frames(answer)), window_s=window_s, stride_s=clip.stride_s
+        ),
+        segments=segments,
+        **_common(answer, model, top_k, request_id, timings),
+    )
+
+
+def _frames(answer: Answer) -> Iterator[SampledFrame]:
+    for position, (index, time_s) in enumerate(zip(answer.clip.indices, answer.clip.times_s, strict=True)):
+        weight = None if answer.attention is None else round(float(answer.attention[position]), 6)
+        yield SampledFrame(index=index, time_s=round(time_s, 4), weight=weight)
+
+
+def _common(
+    answer: Answer, model: Predictor, top_k: int | None, request_id: str, timings: dict[str, float]
+) -> dict[str, Any]:
+    return {
+        "request_id": request_id,
+        "model": used(model),
+        "predictions": top(answer.probabilities, model.manifest.labels, top_k),
+        "warnings": list(answer.clip.warnings),
+        "timings_ms": {stage: round(milliseconds, 3) for stage, milliseconds in timings.items()},
+        "batch_size": answer.batch_size,
+    }

@@ -1,0 +1,72 @@
+"""What every request sees of the service: its models, its limits, whether it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Literal, cast
+
+from fastapi import Depends, Request
+
+from service.errors import Draining, MareyError, NotReady, Overloaded
+from service.registry import Registry
+from service.settings import Settings
+from service.telemetry import Telemetry
+
+Phase = Literal["loading", "ready", "failed", "draining"]
+
+
+class State:
+    """One per application. `phase` moves loading → ready → draining, or loading → failed; never back.
+
+    `loaded` is set once loading has ended, either way.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.telemetry = Telemetry()
+        self.registry = Registry(settings, observe=self.telemetry.batch)
+        self.phase: Phase = "loading"
+        self.failure: MareyError | None = None
+        self.loaded = asyncio.Event()
+        self.active = 0
+        self.telemetry.watch(
+            "marey_queue_rows", "Frames and clips waiting for the device.", lambda: self.registry.batcher.queued_rows
+        )
+        self.telemetry.watch("marey_requests_active", "Classifications in progress.", lambda: self.active)
+        self.telemetry.watch("marey_ready", "1 while requests are taken.", lambda: float(self.ready))
+
+    @property
+    def ready(self) -> bool:
+        return self.phase == "ready" and self.registry.alive
+
+    def refuse_unless_ready(self) -> None:
+        """Raise NotReady or Draining, with the reason, unless requests are taken."""
+        if self.phase == "draining":
+            raise Draining("the service is stopping; send the request to another instance", retry_after_s=1)
+        if self.phase == "loading":
+            raise NotReady("the models are still being loaded; retry in a moment", retry_after_s=1)
+        if self.failure is not None:
+            raise NotReady(f"the models could not be loaded: {self.failure}", retry_after_s=30)
+        if not self.registry.alive:
+            raise NotReady("the device thread or the decoders have ended; restart the service", retry_after_s=30)
+
+    def admit(self) -> None:
+        """Take a place for one classification, or raise NotReady, Draining or Overloaded; give it back with `release`."""
+        self.refuse_unless_ready()
+        if self.active >= self.settings.max_requests:
+            raise Overloaded(
+                f"{self.active} requests are in progress, the limit is {self.settings.max_requests}; "
+                "retry later, or raise MAREY_MAX_REQUESTS",
+                retry_after_s=1,
+            )
+        self.active += 1
+
+    def release(self) -> None:
+        self.active -= 1
+
+
+def state_of(request: Request) -> State:
+    return cast("State", request.app.state.marey)
+
+
+StateOf = Annotated[State, Depends(state_of)]

@@ -1,0 +1,96 @@
+"""Read one file from a multipart body while it arrives, and stop at the limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from service.errors import EmptyFile, Malformed, MissingFile, TooLarge
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+_REMEDY = "send multipart/form-data, as curl -F file=@PATH does"
+# What the form may hold beside the file's own bytes: boundaries, part headers, small foreign fields.
+_FORM_OVERHEAD = 64 * 2**10
+
+
+@dataclass(slots=True)
+class _Form:
+    """Collects the bytes of the first part named `field`, and the names of all parts."""
+
+    wanted: str
+    data: bytearray = field(default_factory=bytearray)
+    names: list[str] = field(default_factory=list)
+    ended: bool = False
+    _header: bytearray = field(default_factory=bytearray)
+    _value: bytearray = field(default_factory=bytearray)
+    _inside: bool = False
+
+    def callbacks(self) -> MultipartCallbacks:
+        return {
+            "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._header_end,
+            "on_part_data": self._part_data,
+            "on_end": self._end,
+        }
+
+    def _header_end(self) -> None:
+        if bytes(self._header).lower() == b"content-disposition":
+            name = parse_options_header(bytes(self._value))[1].get(b"name", b"").decode(errors="replace")
+            self._inside = name == self.wanted and name not in self.names
+            self.names.append(name)
+        self._header.clear()
+        self._value.clear()
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._inside:
+            self.data += data[start:end]
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+async def read_file(request: Request, *, max_bytes: int, name: str = "file") -> bytes:
+    """The bytes of the form field `name`. Raises Malformed, MissingFile, EmptyFile or TooLarge.
+
+    A refusal does not close the connection: the server discards what the client still sends, so that the client can read
+    the answer.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    boundary = options.get(b"boundary")
+    if kind != b"multipart/form-data" or not boundary:
+        raise Malformed(f"the body is {kind.decode(errors='replace') or 'of no stated type'}, not a form; {_REMEDY}")
+    length = request.headers.get("content-length", "")
+    _check_size(int(length) - _FORM_OVERHEAD if length.isdigit() else 0, max_bytes)
+    form = _Form(name)
+    try:
+        parser = MultipartParser(boundary, form.callbacks())
+        received = 0
+        async for chunk in request.stream():
+            received += len(chunk)
+            parser.write(chunk)
+            _check_size(max(len(form.data), received - _FORM_OVERHEAD), max_bytes)
+        parser.finalize()
+    except FormParserError as error:
+        raise Malformed(f"the multipart body is broken ({error}); {_REMEDY}") from None
+    if name not in form.names:
+        found = ", ".join(repr(other) for other in form.names) or "no field at all"
+        raise MissingFile(f"the form has no field {name!r}, it has {found}; {_REMEDY}")
+    if not form.ended:
+        raise Malformed(f"the multipart body ends in the middle of a part; {_REMEDY}")
+    if not form.data:
+        raise EmptyFile(f"the file in {name!r} has 0 bytes; send an image or a video")
+    return bytes(form.data)
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise TooLarge(
+            f"the file has more than the {limit} bytes allowed; send a smaller one, or raise MAREY_MAX_UPLOAD_BYTES"
+        )

@@ -1,0 +1,58 @@
+"""A bundle in words, for `marey inspect`."""
+
+from __future__ import annotations
+
+from service.bundle.manifest import Manifest
+from service.bundle.store import Bundle
+
+
+def describe(bundle: Bundle) -> str:
+    """Several lines: what it is, what goes in, what it holds, how well it does, where it comes from."""
+    manifest = bundle.manifest
+    rows = [("bundle", f"{manifest.name} {manifest.version} (every hash verified)"), ("what", manifest.description)]
+    rows += [("tasks", ", ".join(manifest.tasks)), ("classes", _labels(manifest)), ("input", _input(manifest))]
+    rows += [("sampling", _sampling(manifest))]
+    rows += [
+        (
+            role,
+            f"{artifact.file}, {artifact.bytes / 2**20:.2f} MiB, {artifact.precision}, weights {artifact.weights}, opset {artifact.opset}",
+        )
+        for role, artifact in manifest.artifacts.items()
+    ]
+    if (calibration := manifest.calibration) is not None:
+        rows.append(
+            (
+                "calibration",
+                f"{calibration.method} on {calibration.frames} frames of {calibration.data} ({calibration.split or 'no split'})",
+            )
+        )
+    rows += [
+        (
+            "accuracy",
+            f"{metric.precision} on {metric.engine}: {metric.accuracy:.1%} "
+            f"[{metric.accuracy_interval[0]:.1%}, {metric.accuracy_interval[1]:.1%}], {metric.split} n={metric.n}"
+            + ("" if metric.agreement is None else f", agreement with fp32 {metric.agreement:.1%}"),
+        )
+        for metric in manifest.metrics
+    ]
+    source = manifest.provenance
+    rows += [("data", f"{source.data or 'unknown'}; {source.data_license or 'no licence stated'}")]
+    rows += [("made by", source.command)] if source.command else []
+    return "\n".join(f"{name:<13}{text}" for name, text in rows if text)
+
+
+def _labels(manifest: Manifest) -> str:
+    shown = ", ".join(manifest.labels[:6])
+    return f"{len(manifest.labels)}: {shown}{', …' if len(manifest.labels) > 6 else ''}"
+
+
+def _input(manifest: Manifest) -> str:
+    spec = manifest.input
+    side = f" (short side {spec.resize.short_side})" if spec.resize.short_side else ""
+    return f"{spec.height}×{spec.width} {spec.color} uint8, resized by {spec.resize.rule}{side}"
+
+
+def _sampling(manifest: Manifest) -> str:
+    sampling = manifest.sampling
+    what = f"{sampling.fps:g} frames a second" if sampling.fps else f"{sampling.frames} frames over the clip"
+    return f"{sampling.strategy}, {what}, at most {sampling.max_frames}; short clips {sampling.short_clip}"

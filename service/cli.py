@@ -1,0 +1,160 @@
+"""`marey`: serve, classify, inspect."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import click
+from pydantic import ValidationError
+
+from service import __version__, server
+from service.bundle.describe import describe
+from service.bundle.store import open_bundle
+from service.client import Result, classify, connect, in_process
+from service.errors import MareyError
+from service.settings import Settings
+
+P = ParamSpec("P")
+
+
+def _one_sentence(command: Callable[P, int | None]) -> Callable[P, None]:
+    """End with the command's exit code; what Marey raises on purpose is one line on stderr and exit code 1."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = command(*args, **kwargs)
+        except MareyError as error:
+            click.echo(f"error: {error}", err=True)
+            code = 1
+        sys.exit(code or 0)
+
+    return run
+
+
+def _settings(**flags: Any) -> Settings:
+    """The environment with the flags that were given laid over it; a bad value ends the command with exit code 2."""
+    try:
+        settings = Settings(**{name: value for name, value in flags.items() if value not in (None, ())})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = str(fault["loc"][0])
+        raise click.UsageError(
+            f"MAREY_{name.upper()} (--{name.replace('_', '-')}) = {fault.get('input')!r}: {fault['msg']}"
+        ) from None
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return settings
+
+
+_engine = click.option(
+    "--engine",
+    type=click.Choice(["auto", "openvino", "onnxruntime"]),
+    help="What runs the networks; a named one runs or fails.",
+)
+_precision = click.option("--precision", type=click.Choice(["auto", "int8", "fp16", "fp32"]), help="Of the encoder.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="marey")
+def main() -> None:
+    """Say what images and videos show, by Keras CNN-LSTM models turned into bundles (marey-build makes those)."""
+
+
+@main.command()
+@click.argument("bundles", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--host", help="Address to listen on (default 127.0.0.1; 0.0.0.0 for every interface).")
+@click.option("--port", type=int, help="Port to listen on (default 8000; 0 takes a free one).")
+@_engine
+@_precision
+@click.option("--devices", help="GPUs to use, such as 0,1. This version runs on CPUs only.")
+@_one_sentence
+def serve(
+    bundles: tuple[Path, ...],
+    host: str | None,
+    port: int | None,
+    engine: str | None,
+    precision: str | None,
+    devices: str | None,
+) -> int:
+    """Serve BUNDLES over HTTP; without any, those that ship. Every setting can also come from MAREY_… variables."""
+    if devices is not None:
+        raise click.UsageError(f"--devices {devices} names GPUs, and this version has no GPU engine yet; leave it out")
+    return server.run(_settings(bundles=bundles, host=host, port=port, engine=engine, precision=precision))
+
+
+@main.command("classify")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--model", help="NAME or NAME:VERSION; default: the first that fits the file.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="A bundle that is not served; runs in this process.")
+@click.option("--url", help="Ask the service there, such as http://127.0.0.1:8000; else this process does the work.")
+@click.option("--top-k", type=click.IntRange(min=0), help="How many classes to show; 0: all.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array of the service's answers.")
+@_engine
+@_precision
+@_one_sentence
+def classify_command(
+    files: tuple[Path, ...],
+    model: str | None,
+    bundle: Path | None,
+    url: str | None,
+    top_k: int | None,
+    as_json: bool,
+    engine: str | None,
+    precision: str | None,
+) -> int:
+    """Classify images and videos, with or without a server. Exit code 1 if any of them failed."""
+    if url is not None and (bundle or engine or precision):
+        raise click.UsageError(
+            "--url asks a service that has its own bundles and engine; leave --bundle, --engine and --precision out"
+        )
+
+    async def collect() -> list[Result]:
+        if url is not None:
+            client = connect(url)
+        else:
+            settings = _settings(
+                bundles=(bundle,) if bundle else (),
+                engine=engine,
+                precision=precision,
+                log_level="warning",
+                timeout_ms=600_000,
+            )
+            client = in_process(settings)
+        results = []
+        async with client as asked:
+            async for result in classify(asked, files, model=model, top_k=top_k):
+                results.append(result)
+                if not as_json:
+                    click.echo(_lines(result))
+        return results
+
+    results = asyncio.run(collect())
+    if as_json:
+        click.echo(json.dumps(results, indent=2, ensure_ascii=False))
+    return 1 if any("error" in result for result in results) else 0
+
+
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
+@_one_sentence
+def inspect(bundle: Path, as_json: bool) -> None:
+    """Verify BUNDLE, every hash of it, and describe it."""
+    opened = open_bundle(bundle)
+    click.echo(opened.manifest.model_dump_json(indent=2, exclude_none=True) if as_json else describe(opened))
+
+
+def _lines(result: Result) -> str:
+    if "error" in result:
+        return f"{result['file']}: error: {result['error']['detail']}"
+    model = result["model"]
+    head = f"{result['file']}: {model['name']} on {model['engine']} {model['precision']}, {result['timings_ms']['total']:.0f} ms"
+    rows = [f"  {found['probability']:7.2%}  {found['label']}" for found in result["predictions"]]
+    return "\n".join([head, *rows, *(f"  warning: {text}" for text in result["warnings"])])

@@ -1,0 +1,76 @@
+"""Ask a service to classify files: one that runs somewhere, or one made in this process for the occasion."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from service.api.app import create_app
+from service.errors import MareyError, UnsupportedMedia
+from service.media.sniff import image_info
+from service.settings import Settings
+
+Result = dict[str, Any]
+
+
+@asynccontextmanager
+async def connect(url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the service at `url`."""
+    async with httpx.AsyncClient(base_url=url, timeout=None) as client:  # noqa: S113  # the service sets the deadline
+        yield client
+
+
+@asynccontextmanager
+async def in_process(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the same application without a network: one code path, with or without a server.
+
+    Raises MareyError when no model can be served.
+    """
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        await app.state.marey.loaded.wait()
+        if app.state.marey.failure is not None:
+            raise app.state.marey.failure
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://marey", timeout=None
+        ) as client:
+            yield client
+
+
+async def classify(
+    client: httpx.AsyncClient, files: Iterable[Path], *, model: str | None, top_k: int | None
+) -> AsyncIterator[Result]:
+    """Yield one answer a file, in order, each with its `file`; where it went wrong, with `error`, a problem of RFC 9457."""
+    wishes = {name: value for name, value in {"model": model, "top_k": top_k}.items() if value is not None}
+    for file in files:
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            yield {
+                "file": str(file),
+                "error": {"code": "unreadable", "detail": f"{file} cannot be read: {error.strerror}"},
+            }
+            continue
+        try:
+            response = await client.post(f"/classify/{_task(data)}", params=wishes, files={"file": (file.name, data)})
+        except httpx.TransportError as error:
+            raise MareyError(
+                f"no service answers at {client.base_url} ({error}); start one with marey serve"
+            ) from error
+        body = response.json()
+        yield {"file": str(file), **(body if response.is_success else {"error": body})}
+
+
+def _task(data: bytes) -> str:
+    """Which endpoint takes `data`: what is no image is for the video endpoint to take or refuse."""
+    try:
+        image_info(data)
+    except UnsupportedMedia:
+        return "video"
+    except MareyError:
+        return "image"
+    return "image"

@@ -1,0 +1,45 @@
+"""Prove an engine on the bundle's golden clips, and warm every batch size that it will see."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.manifest import Precision
+from service.bundle.store import Bundle
+from service.engine.base import Engine
+from service.errors import EngineError
+
+
+def probabilities(engine: Engine, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """`[B, T, H, W, C]` uint8 through encoder and head, unbatched: `[B, K]`."""
+    count, length = frames.shape[:2]
+    features = engine.run("encoder", frames.reshape(count * length, *frames.shape[2:]))["features"]
+    return engine.run("head", features.reshape(count, length, -1))["probabilities"]
+
+
+def prove(engine: Engine, bundle: Bundle) -> float:
+    """Run the golden clips; returns the largest |Δp| against the float reference, raises EngineError past its tolerance."""
+    golden = bundle.golden()
+    found = probabilities(engine, golden.frames)
+    difference = float(np.abs(found - golden.probabilities).max())
+    precision: Precision = engine.info.precision
+    limit = bundle.manifest.golden.tolerance.get(precision)
+    if limit is None:
+        raise EngineError(f"bundle {bundle.manifest.name} states no golden tolerance for {precision}; export it again")
+    if not difference <= limit:  # NaN must fail, too
+        raise EngineError(
+            f"{engine.info.name} at {precision} differs from the float reference of {bundle.manifest.name} by "
+            f"{difference:.3g} in probability, the limit is {limit:.3g}; use --precision fp32"
+        )
+    return difference
+
+
+def warm(engine: Engine, bundle: Bundle, *, buckets: tuple[int, ...]) -> None:
+    """Run each encoder batch size once, and the head at the lengths that requests use by default."""
+    manifest = bundle.manifest
+    shape = (manifest.input.height, manifest.input.width, manifest.input.channels)
+    for rows in buckets:
+        features = engine.run("encoder", np.zeros((rows, *shape), np.uint8))["features"]
+    for length in {1, manifest.sampling.frames}:
+        engine.run("head", np.zeros((1, length, features.shape[1]), np.float32))

@@ -1,0 +1,120 @@
+"""The pipeline of one model: decode → encode → head → answer. An image is a clip of one frame: there is no second path."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batcher import Batcher, Priority, Rows
+from service.bundle.manifest import Manifest, Sampling
+from service.bundle.store import Bundle
+from service.engine.base import Engine, EngineInfo
+from service.errors import InvalidParameter
+from service.media.frames import Clip, Decoded, Window, Windows
+from service.media.workers import DecodePool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the network said of one clip.
+
+    `probabilities` `[K]`: of the clip, or the mean over its windows; `windowed` `[W, K]` belongs to `clip.windows`, and is
+    None where none were asked for; `attention` `[T]` sums to 1, and is None where the model has none or windows were cut.
+    """
+
+    clip: Clip
+    probabilities: NDArray[np.float32]
+    windowed: NDArray[np.float32] | None
+    attention: NDArray[np.float32] | None
+    batch_size: int
+    timings_ms: dict[str, float]
+
+
+class Predictor:
+    """Joins one opened bundle, its engine, the device's batcher and the decoders."""
+
+    def __init__(
+        self, bundle: Bundle, *, engine: Engine, batcher: Batcher, decoders: DecodePool, golden_difference: float
+    ) -> None:
+        self.bundle = bundle
+        self.golden_difference = golden_difference
+        self._engine = engine
+        self._batcher = batcher
+        self._decoders = decoders
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    def close(self) -> None:
+        """Close the engine. Call it on the device thread."""
+        self._engine.close()
+
+    async def image(self, data: bytes, *, deadline: float, priority: Priority = "interactive") -> Answer:
+        """Classify an encoded image. `deadline`: monotonic seconds. Raises RequestError, ServiceError or EngineError."""
+        decoding = self._decoders.image(data, spec=self.manifest.input)
+        return await self._classify(decoding, deadline=deadline, priority=priority)
+
+    async def video(
+        self, data: bytes, *, plan: Sampling | Windows, deadline: float, priority: Priority = "interactive"
+    ) -> Answer:
+        """Classify an encoded video by the frames that `plan` picks; see `plan` for what a client may ask."""
+        decoding = self._decoders.video(data, spec=self.manifest.input, plan=plan)
+        return await self._classify(decoding, deadline=deadline, priority=priority)
+
+    def plan(self, *, frames: int | None, window_s: float | None, stride_s: float | None) -> Sampling | Windows:
+        """The manifest's sampling with what the client changed of it; raises InvalidParameter with the limit."""
+        sampling = self.manifest.sampling
+        if frames is not None and frames > sampling.max_frames:
+            raise InvalidParameter(f"frames = {frames} exceeds this model's {sampling.max_frames}; ask for fewer")
+        if window_s is None:
+            if stride_s is not None:
+                raise InvalidParameter(
+                    f"stride_s = {stride_s:g} has no meaning without window_s; give both, or neither"
+                )
+            if frames is None:
+                return sampling
+            return sampling.model_copy(update={"strategy": "uniform", "fps": None, "frames": frames})
+        return Windows(window_s=window_s, stride_s=stride_s or window_s, frames=frames or sampling.frames)
+
+    async def _classify(self, decoding: Awaitable[Decoded], *, deadline: float, priority: Priority) -> Answer:
+        began = time.monotonic()
+        decoded = await decoding
+        waited = time.monotonic() - began
+        clip = decoded.clip
+        encoded = await self._batcher.run(self._engine, "encoder", clip.frames, deadline=deadline, priority=priority)
+        features = encoded.outputs["features"]
+        windows = clip.windows or (Window(start_s=0, end_s=0, first=0, count=len(features)),)
+        judged = await self._judge(features, windows, deadline=deadline, priority=priority)
+        probabilities = judged.outputs["probabilities"]
+        attention = judged.outputs.get("attention")
+        inside_ms = decoded.decode_ms + decoded.preprocess_ms
+        return Answer(
+            clip,
+            probabilities.mean(axis=0),
+            probabilities if clip.windows else None,
+            attention[0] if attention is not None and not clip.windows else None,
+            encoded.batch_size,
+            {
+                "decode": decoded.decode_ms,
+                "preprocess": decoded.preprocess_ms,
+                "queue": max(0.0, waited * 1000 - inside_ms) + (encoded.queue_s + judged.queue_s) * 1000,
+                "encode": encoded.run_s * 1000,
+                "head": judged.run_s * 1000,
+            },
+        )
+
+    async def _judge(
+        self, features: NDArray[np.float32], windows: tuple[Window, ...], *, deadline: float, priority: Priority
+    ) -> Rows:
+        """Run the head over every window; those of one video share a length, for they share one grid."""
+        clips = np.stack([features[window.first : window.first + window.count] for window in windows])
+        return await self._batcher.run(self._engine, "head", clips, deadline=deadline, priority=priority)

@@ -1,0 +1,120 @@
+"""The models that are served: opened, proved and warmed; found by name, version and task."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.batcher import BUCKETS, Batcher
+from service.bundle.manifest import Task
+from service.bundle.store import Bundle, find_bundles, open_bundle
+from service.engine.base import Choice
+from service.engine.golden import warm
+from service.engine.select import Opened, open_engine
+from service.errors import BundleError, EngineError, MareyError, UnknownModel
+from service.media.limits import Limits
+from service.media.workers import DecodePool
+from service.predictor import Predictor
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A bundle that could not be served, and why."""
+
+    path: Path
+    error: MareyError
+
+
+class Registry:
+    """Owns the decoders, the device and the engines: `await start()`, then `get`, then `await close()`."""
+
+    def __init__(self, settings: Settings, *, observe: Callable[[str, int, float], None] | None = None) -> None:
+        self._settings = settings
+        self._models: dict[str, Predictor] = {}
+        self.broken: list[Broken] = []
+        limits = Limits(max_pixels=settings.max_pixels, max_duration_s=settings.max_duration_s)
+        self.decoders = DecodePool(settings.decode_workers, limits=limits, timeout_s=settings.decode_timeout_s)
+        self.batcher = Batcher(max_queued_rows=settings.max_queued_rows, observe=observe)
+
+    async def start(self) -> None:
+        """Open every bundle; one that fails is set aside and named. Raises when none is left to serve."""
+        began = time.monotonic()
+        await self.decoders.start()  # before the engine's threads exist, so that no worker inherits a lock of theirs
+        self.batcher.start()
+        for path in find_bundles(self._settings.bundles):
+            try:
+                self._add(await self._open(path))
+            except MareyError as error:
+                logger.error("bundle %s is not served: %s", path, error)  # noqa: TRY400  # the sentence says it all
+                self.broken.append(Broken(path, error))
+        if not self._models:
+            raise EngineError("no bundle can be served: " + "; ".join(str(broken.error) for broken in self.broken))
+        await self.decoders.warm()
+        logger.info("ready in %.1f s: %s", time.monotonic() - began, ", ".join(self._models))
+
+    async def close(self) -> None:
+        if self.batcher.alive:
+            for model in self._models.values():
+                await self.batcher.call(model.close)
+        self.batcher.close()
+        await self.decoders.close()
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._models) and self.batcher.alive and self.decoders.alive
+
+    @property
+    def models(self) -> tuple[Predictor, ...]:
+        return tuple(self._models.values())
+
+    def get(self, name: str | None, *, task: Task | None = None) -> Predictor:
+        """The model called `NAME` or `NAME:VERSION`; without a name the first that fits `task`. Raises UnknownModel."""
+        fitting = [model for model in self.models if task is None or task in model.manifest.tasks]
+        if name is None:
+            if fitting:
+                return fitting[0]
+            raise UnknownModel(f"no model here classifies a {task}; those served are {self._names(self.models)}")
+        wanted, _, version = name.partition(":")
+        for model in fitting:
+            if model.manifest.name == wanted and version in ("", model.manifest.version):
+                return model
+        if any(model.manifest.name == wanted for model in self.models) and not version:
+            raise UnknownModel(
+                f"model {name!r} does not classify a {task}; those that do are {self._names(tuple(fitting))}"
+            )
+        raise UnknownModel(f"there is no model {name!r}; those served are {self._names(self.models)}")
+
+    async def _open(self, path: Path) -> Predictor:
+        bundle = await asyncio.to_thread(open_bundle, path)
+        if bundle.manifest.network.kind != "encoder_head":
+            raise EngineError(f"bundle {bundle.manifest.name} is a clip network, which this version does not serve yet")
+        if bundle.manifest.name in self._models:
+            raise BundleError(f"a bundle named {bundle.manifest.name!r} is already served; rename one of the two")
+        opened = await self.batcher.call(lambda: self._open_engine(bundle))
+        return Predictor(
+            bundle,
+            engine=opened.engine,
+            batcher=self.batcher,
+            decoders=self.decoders,
+            golden_difference=opened.golden_difference,
+        )
+
+    def _open_engine(self, bundle: Bundle) -> Opened:
+        precision: Choice = self._settings.precision
+        opened = open_engine(bundle, name=self._settings.engine, precision=precision, threads=self._settings.threads)
+        warm(opened.engine, bundle, buckets=BUCKETS)
+        return opened
+
+    def _add(self, model: Predictor) -> None:
+        self._models[model.manifest.name] = model
+
+    @staticmethod
+    def _names(models: tuple[Predictor, ...]) -> str:
+        return ", ".join(f"{model.manifest.name}:{model.manifest.version}" for model in models) or "none"

@@ -1,0 +1,76 @@
+"""uvicorn with our own signals: SIGTERM and SIGINT answer what was accepted, then the process exits 0."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import click
+import uvicorn
+
+from service.api.app import create_app
+from service.api.state import State
+from service.errors import MareyError
+from service.settings import Settings
+
+
+class Server(uvicorn.Server):
+    """uvicorn raises the signal again after its drain, and so exits with 143; an orderly stop is no error."""
+
+    state: State
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle SIGTERM and SIGINT while serving; put the former handlers back afterwards, and raise nothing."""
+
+        def drain(number: int, frame: FrameType | None) -> None:
+            self.state.phase = "draining"  # readiness goes first
+            self.handle_exit(number, frame)
+
+        former = {number: signal.signal(number, drain) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """Listen, then say where: with port 0 nobody could know."""
+        await super().startup(sockets)  # type: ignore[arg-type]
+        for server in getattr(self, "servers", ()):
+            for listener in server.sockets:
+                host, port = listener.getsockname()[:2]
+                click.echo(f"marey listens on http://{f'[{host}]' if ':' in host else host}:{port} (try /docs)")
+
+
+def run(settings: Settings) -> int:
+    """Serve until told to stop; returns the exit code: 0 after an orderly stop, 1 if it could not serve."""
+    failures: list[MareyError] = []
+
+    def fail(error: MareyError) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(settings, on_failure=fail)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level=settings.log_level,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+    )
+    server = Server(config)
+    server.state = app.state.marey
+    try:
+        server.run()
+    except SystemExit:  # uvicorn has logged why, a taken port as a rule
+        return 1
+    return 1 if failures else 0

@@ -1,0 +1,46 @@
+"""Every setting of the service, read once at the top from the environment (prefix MAREY_) and passed down as values."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.engine.base import Choice
+
+EngineName = Literal["auto", "openvino", "onnxruntime"]
+
+
+class Settings(BaseSettings):
+    """Frozen: what a command line says is laid over the environment by `Settings(**flags)`, once."""
+
+    model_config = SettingsConfigDict(env_prefix="MAREY_", frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
+    bundles: Annotated[tuple[Path, ...], NoDecode] = Field(default=(), description="Bundles, or folders of bundles.")
+    engine: EngineName = Field(default="auto", description="auto takes the first engine that works.")
+    precision: Choice = Field(default="auto", description="auto: int8 where it proves itself on the golden clips.")
+    threads: int = Field(
+        default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, description="Engine threads (CPU)."
+    )
+    decode_workers: int = Field(
+        default_factory=lambda: min(8, max(2, len(os.sched_getaffinity(0)))),
+        ge=1,
+        le=64,
+        description="Decoder processes.",
+    )
+    decode_timeout_s: float = Field(default=60, gt=0, description="Wall time of one decode, then 422 decode_limit.")
+    max_upload_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest file, else 413.")
+    max_pixels: int = Field(
+        default=50_000_000, ge=1, description="Largest image or video frame, by its header, else 413."
+    )
+    max_duration_s: float = Field(default=600, gt=0, description="Longest video, else 413.")
+    max_requests: int = Field(default=64, ge=1, description="Requests in progress at once, else 429.")
+    max_queued_rows: int = Field(default=4096, ge=64, description="Frames and clips waiting for the device, else 429.")
+    timeout_ms: int = Field(default=30_000, ge=1, le=600_000, description="Default deadline of a request, then 504.")
+    drain_s: float = Field(default=30, gt=0, description="Time that accepted requests get after SIGTERM.")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
