@@ -32,9 +32,29 @@ class VideoInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Windows:
+    """A request: look at a video in windows of `window_s` seconds and `frames` frames, one every `stride_s`."""
+
+    window_s: float
+    stride_s: float
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """`clip.frames[first : first + count]`, which show the video from `start_s` to `end_s`."""
+
+    start_s: float
+    end_s: float
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """Frames of one clip, in time's order: `frames[i]` is the decoded frame number `indices[i]`, shown at `times_s[i]`.
 
+    Where windows were asked for, `windows` says which frames belong to each, and `stride_s` is the stride really used.
     Prints shapes, not pixels.
     """
 
@@ -43,12 +63,25 @@ class Clip:
     times_s: tuple[float, ...]
     source: ImageInfo | VideoInfo
     warnings: tuple[str, ...] = ()
+    windows: tuple[Window, ...] = ()
+    stride_s: float | None = None
 
     def __post_init__(self) -> None:
         if not (self.frames.ndim == 4 and len(self.frames) == len(self.indices) == len(self.times_s) > 0):
-            raise ValueError(f"expected [T, H, W, C] and T indices and times, got {self.frames.shape = }, {len(self.indices) = }, {len(self.times_s) = }")
+            raise ValueError(
+                f"expected [T, H, W, C] and T indices and times, got {self.frames.shape = }, {len(self.indices) = }, {len(self.times_s) = }"
+            )
         if self.frames.dtype != np.uint8:
             raise ValueError(f"expected uint8 frames, got {self.frames.dtype = }")
 
     def __repr__(self) -> str:
         return f"Clip(frames={list(self.frames.shape)}, {self.indices[0]}…{self.indices[-1]}, {self.source})"
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A clip, and what it cost to make it: bytes to pixels, and pixels to the network's size and colour."""
+
+    clip: Clip
+    decode_ms: float
+    preprocess_ms: float
