@@ -18,6 +18,8 @@ from service.media.frames import ImageInfo
 ORIENTATION = 0x0112  # the EXIF tag
 IMAGES = "JPEG, PNG, WebP, BMP or TIFF"
 VIDEOS = "MP4/MOV, Matroska/WebM, AVI, MPEG, H.264/HEVC streams, FLV, WMV, Ogg or GIF"
+# What Pillow's readers are known to raise on damaged files.
+BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error)
 
 _STILLS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif", b"avis"}
 _AUDIO_BRANDS = {b"M4A ", b"M4B ", b"M4P "}
@@ -51,8 +53,13 @@ def image_info(data: bytes) -> ImageInfo:
         if kind == "WEBP":
             return _webp_info(data)
         with open_image(data, kind) as image:
-            return ImageInfo(image.width, image.height, kind, _upright(_orientation(image)))
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error) as error:
+            orientation = _upright(_orientation(image))
+            size = image.size
+            if kind == "TIFF" and orientation >= 5:
+                # Pillow states the upright size of a TIFF, and only of a TIFF.
+                size = (image.height, image.width)
+            return ImageInfo(*size, kind, orientation)
+    except BROKEN as error:
         raise DecodeFailed(f"the {kind} header is broken ({error}); send the file again, or save it anew") from error
 
 
@@ -91,6 +98,12 @@ def open_image(data: bytes, kind: str) -> ImageFile.ImageFile:
 
         return WebPImagePlugin.WebPImageFile(io.BytesIO(data))
     return plugins[kind](io.BytesIO(data))
+
+
+def jpeg_mode(data: bytes) -> str:
+    """Pillow's name of a JPEG's colour model: `L`, `RGB`, `CMYK` …, from the header."""
+    with open_image(data, "JPEG") as image:
+        return image.mode
 
 
 def video_container(head: bytes) -> str:
@@ -152,7 +165,7 @@ def _elementary_stream(head: bytes) -> str | None:
     return "H.264 stream" if first & 0x80 == 0 and first & 0x1F in {6, 7, 9} else None
 
 
-def _describe(head: bytes) -> str:  # noqa: PLR0911 - one line for each thing it knows by name
+def _describe(head: bytes) -> str:
     if head[4:8] == b"ftyp":
         return "audio" if head[8:12] in _AUDIO_BRANDS else "a HEIF or AVIF picture"
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
@@ -171,9 +184,8 @@ def _describe(head: bytes) -> str:  # noqa: PLR0911 - one line for each thing it
 
 
 def _orientation(image: ImageFile.ImageFile) -> object:
-    if image.format == "TIFF":
-        # Pillow turns a TIFF upright when it loads it, and reports the upright size.
-        return 1
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return image.tag_v2.get(ORIENTATION)
     if image.format != "PNG":
         return image.getexif().get(ORIENTATION)
     # PNG: getexif() would decode the picture, for the tag may stand behind it; take what stands before.
