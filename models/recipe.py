@@ -1,0 +1,209 @@
+"""A recipe: one TOML file that determines a bundle, from the data set to the shipped weights."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import keras
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from models.dataset import Dataset
+from models.errors import RecipeError
+from models.zoo.cnn_lstm import Readout, cnn_lstm
+from models.zoo.efficientnet_lite import TOP
+from models.zoo.image_classifier import imagenet_classifier
+from service.bundle.manifest import Frozen, Input, Sampling, Task
+
+RECIPES = Path(__file__).parent / "recipes"
+Rate = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ImageNetClassifier(Frozen):
+    """EfficientNet-Lite0 with its ImageNet classifier: nothing is trained."""
+
+    name: Literal["imagenet_classifier"]
+
+
+class CnnLstm(Frozen):
+    """The parameters of `models.zoo.cnn_lstm`; `seed` comes from the training."""
+
+    name: Literal["cnn_lstm"]
+    until: str = TOP
+    weights: Literal["imagenet"] | None = "imagenet"
+    grid: tuple[int, int] = (1, 1)
+    projection: int | None = Field(default=None, ge=1)
+    differences: bool = False
+    units: int = Field(default=64, ge=1)
+    readout: Readout = "last"
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0, lt=1)
+
+
+class Augmentation(Frozen):
+    """How the views of a training clip differ from it. Lengths are shares of the clip's, colours of the full range.
+
+    `views` are drawn once for each clip and cached; `crop` is the smallest share of height and width that is kept,
+    `window` the shortest share of the clip's time; `jitter` moves the frames within their parts of the window.
+    """
+
+    views: int = Field(default=0, ge=0, le=64)
+    flip: bool = True
+    crop: Share = 1.0
+    brightness: Share = 0.0
+    contrast: Share = 0.0
+    saturation: Share = 0.0
+    window: Share = 1.0
+    jitter: bool = True
+
+
+class Stage(Frozen):
+    """One stage of training: the network after `cut` is trained on cached activations, everything before it is frozen.
+
+    `cut` is `features` (the head alone) or the last frozen block of the CNN. `patience` counts epochs without a better
+    loss on val; 0 trains all epochs and keeps the last weights.
+    """
+
+    cut: str = "features"
+    epochs: int = Field(ge=1, le=1000)
+    rate: Rate
+    batch: int = Field(default=16, ge=1)
+    patience: int = Field(default=0, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+
+class Training(Frozen):
+    """All stages, one after the other, each from the weights of the one before."""
+
+    seed: int = Field(default=0, ge=0)
+    class_weights: bool = True
+    augmentation: Augmentation = Augmentation()
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+
+class CrossValidation(Frozen):
+    """`folds` of whole groups; in each, `inner` of the groups' samples choose the epoch. `seeds` trainings per fold."""
+
+    folds: int = Field(default=5, ge=2)
+    seeds: int = Field(default=3, ge=1)
+    inner_folds: int = Field(default=6, ge=2)
+    floor_frames: int = Field(default=10, ge=2)
+
+
+class Export(Frozen):
+    """How the weights of the float graphs are stored, and the opset."""
+
+    weights: Literal["float32", "float16"] = "float16"
+
+
+class CalibrationPlan(Frozen):
+    """Which frames set the INT8 ranges: `frames` in all, spread over the clips of `split`."""
+
+    split: str = "train"
+    frames: int = Field(default=512, ge=1)
+
+
+class Labels(Frozen):
+    """The data set's labels in its order, some of them renamed for readers."""
+
+    rename: dict[str, str] = Field(default_factory=dict)
+
+
+class Data(Frozen):
+    """A folder below the one that `--data` names; or `--data` itself, where it is that folder."""
+
+    folder: str
+    source: str
+    license: str
+    assess: str = "test"
+
+
+class Weights(Frozen):
+    source: str
+    license: str
+
+
+class Recipe(Frozen):
+    """Everything that determines a bundle. `sha256` is that of the file, for the provenance."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")
+    description: str
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    data: Data
+    weights: Weights | None = None
+    labels: Labels = Labels()
+    input: Input
+    sampling: Sampling
+    architecture: Annotated[ImageNetClassifier | CnnLstm, Field(discriminator="name")]
+    training: Training | None = None
+    crossval: CrossValidation = CrossValidation()
+    export: Export = Export()
+    calibration: CalibrationPlan = CalibrationPlan()
+    sha256: str
+
+    @field_validator("description")
+    @classmethod
+    def _one_paragraph(cls, text: str) -> str:
+        return " ".join(text.split())
+
+    @model_validator(mode="after")
+    def _weights_are_named(self) -> Self:
+        pretrained = not isinstance(self.architecture, CnnLstm) or self.architecture.weights is not None
+        if pretrained and self.weights is None:
+            raise ValueError("pretrained weights need their source and licence in [weights]")
+        if self.training is None and isinstance(self.architecture, CnnLstm):
+            raise ValueError("a cnn_lstm is trained: it needs [training] with at least one stage")
+        return self
+
+    @classmethod
+    def read(cls, recipe: str | Path) -> Self:
+        """Read the TOML file at `recipe`, or the recipe of that name that ships; raises RecipeError."""
+        path = Path(recipe)
+        if not path.suffix and not path.is_file():
+            path = RECIPES / f"{recipe}.toml"
+        if not path.is_file():
+            known = ", ".join(sorted(found.stem for found in RECIPES.glob("*.toml")))
+            raise RecipeError(f"there is no recipe {recipe}; name a TOML file, or one of those that ship: {known}")
+        raw = path.read_bytes()
+        try:
+            return cls.model_validate(tomllib.loads(raw.decode()) | {"sha256": hashlib.sha256(raw).hexdigest()})
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path} is no TOML ({error}); mend the line") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "recipe"
+            raise RecipeError(
+                f"{path}: {where}: {first['msg']} ({error.error_count()} in all); mend the recipe"
+            ) from None
+
+    def folder(self, data: str | Path) -> Path:
+        """The data set's folder: `data`/folder, or `data` itself where it is called so or holds no such folder."""
+        root = Path(data)
+        return root / self.data.folder if (root / self.data.folder).is_dir() else root
+
+    def dataset(self, data: str | Path) -> Dataset:
+        """The data set, with the recipe's labels; raises DataError, and RecipeError where a renamed label is not there."""
+        folder = self.folder(data)
+        found = Dataset.open(folder)
+        foreign = set(self.labels.rename) - set(found.labels)
+        if foreign:
+            raise RecipeError(
+                f"labels.rename names {', '.join(sorted(foreign))}, which {folder} does not hold; mend the recipe"
+            )
+        if not self.labels.rename:
+            return found
+        return Dataset.open(folder, labels=[self.labels.rename.get(label, label) for label in found.labels])
+
+    def build(self, *, classes: int, seed: int | None = None) -> keras.Model:
+        """The architecture before training: clips `[B, T, H, W, 3]` → probabilities `[B, classes]`."""
+        height, width = self.input.height, self.input.width
+        if isinstance(self.architecture, ImageNetClassifier):
+            return imagenet_classifier(classes=classes, height=height, width=width)
+        if seed is None:
+            seed = self.training.seed if self.training else 0
+        parameters = self.architecture.model_dump(exclude={"name"})
+        return cnn_lstm(classes=classes, height=height, width=width, seed=seed, **parameters)

@@ -1,0 +1,79 @@
+"""The CNN-LSTM: what each frame shows, then how it changes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+from keras import layers
+
+from models.errors import RecipeError
+from models.zoo.efficientnet_lite import TOP, efficientnet_lite0
+from models.zoo.layers import TemporalDifference
+from models.zoo.pooling import pooled
+
+Readout = Literal["last", "mean", "max", "mean_max", "attention"]
+
+
+def cnn_lstm(
+    *,
+    classes: int,
+    height: int = 224,
+    width: int = 224,
+    until: str = TOP,
+    weights: str | None = "imagenet",
+    grid: tuple[int, int] = (1, 1),
+    projection: int | None = None,
+    differences: bool = False,
+    units: int = 64,
+    readout: Readout = "last",
+    dropout: float = 0.5,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+) -> keras.Model:
+    """Clips `[B, T, height, width, 3]` of 0…255 RGB → probabilities `[B, classes]`; any T from 1 on.
+
+    TimeDistributed(EfficientNet-Lite0 up to `until`, averaged over `grid`) → BatchNorm → optionally Dense(`projection`) and
+    differences of neighbouring frames → Bidirectional LSTM(`units` each way) → `readout` over time → Dense softmax.
+    `weight_decay` is an L2 penalty on the head's kernels, `seed` fixes its initial weights and dropout.
+    """
+    if classes < 2:
+        raise RecipeError(f"a classifier needs 2 classes or more, got {classes}; name them in the data set")
+    seeds = iter(range(seed * 100, seed * 100 + 100))
+    penalty = keras.regularizers.L2(weight_decay) if weight_decay else None
+
+    def kernel() -> dict[str, Any]:
+        return {"kernel_initializer": keras.initializers.GlorotUniform(next(seeds)), "kernel_regularizer": penalty}
+
+    clips = keras.Input((None, height, width, 3), name="clips")
+    encoder = pooled(efficientnet_lite0(height=height, width=width, until=until, weights=weights), grid=grid)
+    x = layers.TimeDistributed(encoder, name="encode")(clips)
+    x = layers.BatchNormalization(name="standardise")(x)
+    if projection is not None:
+        x = layers.Dropout(dropout, seed=next(seeds), name="drop_features")(x)
+        x = layers.Dense(projection, activation="relu", name="project", **kernel())(x)
+    if differences:
+        x = TemporalDifference(name="differences")(x)
+    orthogonal = keras.initializers.Orthogonal(seed=next(seeds))
+    recurrent = layers.LSTM(
+        units, return_sequences=readout != "last", recurrent_initializer=orthogonal, name="lstm", **kernel()
+    )
+    x = layers.Bidirectional(recurrent, name="bilstm")(x)
+    x = _read_out(x, readout)
+    x = layers.Dropout(dropout, seed=next(seeds), name="drop_summary")(x)
+    probabilities = layers.Dense(classes, activation="softmax", name="classify", **kernel())(x)
+    return keras.Model(clips, probabilities, name="cnn_lstm")
+
+
+def _read_out(states: Any, readout: Readout) -> Any:
+    """`[B, T, 2·units]` → `[B, 2·units]`, or twice that for `mean_max`; `last` came without the time axis."""
+    if readout == "last":
+        return states
+    if readout == "attention":
+        states = layers.Attention(name="attention")([states, states])
+    mean, largest = layers.GlobalAveragePooling1D(name="mean"), layers.GlobalMaxPooling1D(name="max")
+    if readout == "max":
+        return largest(states)
+    if readout == "mean_max":
+        return layers.Concatenate(name="mean_max")([mean(states), largest(states)])
+    return mean(states)
