@@ -31,3 +31,7 @@ class WeightsError(BuildError):
 
 class ExportRefused(BuildError):
     code, title = "export", "Export refused"
+
+
+class QuantizationRefused(BuildError):
+    code, title = "quantization", "Quantization refused"

@@ -132,7 +132,7 @@ class Golden(Frozen):
 
 
 class Calibration(Frozen):
-    """What the INT8 ranges were taken from."""
+    """What the INT8 ranges were taken from. `forced`: what was wrong with the result that somebody insisted on."""
 
     data: str
     data_sha256: str
@@ -141,6 +141,7 @@ class Calibration(Frozen):
     method: str
     quantizer: str
     skipped: tuple[str, ...] = ()
+    forced: str | None = None
 
 
 class Metric(Frozen):

@@ -108,6 +108,12 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
     return Bundle(target, manifest)
 
 
+def rewrite_bundle(bundle: Bundle, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Put `manifest` and `files` in the place of those that `bundle` holds; its other files stay."""
+    kept = {file.name: file.read_bytes() for file in bundle.path.iterdir() if file.is_file() and file.name != MANIFEST}
+    return write_bundle(bundle.path, manifest, {**kept, **files})
+
+
 def find_bundles(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     """The bundle folders that `paths` mean: each is a bundle, or a folder of bundles. None given: those that ship."""
     found: list[Path] = []

@@ -1,0 +1,112 @@
+"""Judge a bundle on labelled clips, and write what was found into it: report.json, report.md, confusion matrices, metrics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from models import latency
+from models.accept import Verdict, accept
+from models.dataset import Dataset
+from models.judge import Judged, Runner, judge, runners_of
+from models.metrics import agreement, figures
+from models.report import Report, confusion_entry, confusion_png, markdown
+from service.bundle.manifest import Metric
+from service.bundle.store import Bundle, rewrite_bundle
+
+REPORT = "report.json"
+
+
+def assess(
+    bundle: Bundle,
+    dataset: Dataset,
+    *,
+    split: str = "test",
+    runners: Sequence[Runner] | None = None,
+    max_drop: float = 0.01,
+    command: str | None = None,
+) -> tuple[Bundle, Report]:
+    """Judge every artifact (or the `runners`) on `split`, and INT8's agreement with float on val and `split` together.
+
+    Raises DataError, EngineError or BundleError; the bundle is then as it was.
+    """
+    runners = runners or runners_of(bundle)
+    splits = {split, "val"} if len(runners) > 1 else {split}
+    samples = [sample for sample in dataset.samples if sample.split in splits]
+    dataset.split(split)  # an empty split is an error with a sentence of its own
+    judged = judge(bundle, dataset, samples, runners=runners)
+    verdict = (
+        accept(judged, split=split, max_drop=max_drop)
+        if {str(r) for r in runners} >= {"openvino fp32", "openvino int8"}
+        else None
+    )
+    report = read_report(bundle) | {
+        "bundle": bundle.manifest.model_dump(mode="json", include={"name", "version", "description"}),
+        "size_bytes": {role: artifact.bytes for role, artifact in bundle.manifest.artifacts.items()},
+        "latency": [each.model_dump() for each in latency.measure(bundle, runners)],
+    }
+    return _write(bundle, judged, report, split=split, verdict=verdict, command=command)
+
+
+def read_report(bundle: Bundle) -> Report:
+    """What export, quantize and earlier assessments have noted."""
+    file = bundle.path / REPORT
+    found: Report = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
+
+
+def _write(
+    bundle: Bundle, judged: Judged, report: Report, *, split: str, verdict: Verdict | None, command: str | None
+) -> tuple[Bundle, Report]:
+    labels = bundle.manifest.labels
+    part = judged.part(split)
+    float_ = Runner("openvino", "fp32")
+    metrics, confusion, pictures = [], {}, {}
+    for runner, rows in part.probabilities.items():
+        found = figures(rows, part.truth)
+        same = (
+            None
+            if runner == float_ or float_ not in judged.probabilities
+            else agreement(judged.probabilities[float_], judged.probabilities[runner])[0]
+        )
+        metrics.append(
+            Metric(
+                precision=runner.precision,
+                engine=runner.engine,
+                split=split,
+                n=found.n,
+                accuracy=found.accuracy,
+                accuracy_interval=found.accuracy_interval,
+                top5_accuracy=found.top5,
+                macro_f1=found.macro_f1,
+                agreement=same,
+            )
+        )
+        confusion[str(runner)] = confusion_entry(found.confusion, labels)
+        title = f"{bundle.manifest.name}, {runner}, {split}, n={found.n}"
+        pictures[f"confusion-{runner.engine}-{runner.precision}.png"] = confusion_png(
+            found.confusion, labels, title=title
+        )
+    report |= {
+        "accuracy": [metric.model_dump(mode="json", exclude_none=True) for metric in metrics],
+        "confusion": confusion,
+        "confusion_png": sorted(pictures),
+    }
+    if verdict is not None:
+        report["verdict"] = {
+            "accepted": verdict.accepted,
+            "sentence": str(verdict),
+            "loss": verdict.loss,
+            "agreement": verdict.agreement,
+        }
+    if command is not None:
+        report["command"] = command
+    manifest = bundle.manifest.model_copy(update={"metrics": tuple(metrics)})
+    return rewrite_bundle(bundle, manifest, {**report_files(report), **pictures}), report
+
+
+def report_files(report: Report) -> dict[str, bytes]:
+    """The report as the files that a bundle holds."""
+    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    return {REPORT: text.encode(), str(Path(REPORT).with_suffix(".md")): markdown(report).encode()}

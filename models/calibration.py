@@ -1,0 +1,90 @@
+"""Frames to calibrate on: real ones, of the train split, through the server's own preprocessing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from models.dataset import Dataset, Sample
+from models.errors import DataError
+from models.load import IMAGES, VIDEOS, load_clip
+from service.bundle.manifest import Manifest
+
+MIN_FRAMES = 32
+DEFAULT_FRAMES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationFrames:
+    """`frames` `[N, H, W, C]` uint8, what they were taken from, and the digest of those files."""
+
+    frames: NDArray[np.uint8]
+    data: str
+    split: str | None
+    sha256: str
+
+
+def from_dataset(
+    dataset: Dataset, manifest: Manifest, *, split: str = "train", limit: int = DEFAULT_FRAMES, seed: int = 0
+) -> CalibrationFrames:
+    """At most `limit` frames of a data set's `split`, the same number of clips from each class as far as they reach."""
+    samples = _stratified(dataset.split(split), seed)
+    used, frames = _load(samples, manifest, limit)
+    return CalibrationFrames(frames, dataset.root.name, split, dataset.digest(used))
+
+
+def from_folder(folder: Path, manifest: Manifest, *, limit: int = DEFAULT_FRAMES, seed: int = 0) -> CalibrationFrames:
+    """Any folder of images or videos, searched recursively, labels ignored; a data set with splits gives its train split."""
+    if (folder / "splits.csv").is_file():
+        return from_dataset(Dataset.open(folder), manifest, limit=limit, seed=seed)
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder} is no folder; name one that holds images or videos like those that will be classified"
+        )
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES | VIDEOS)
+    order = np.random.default_rng(seed).permutation(len(files))
+    samples = [Sample(files[number], None, "", "", None) for number in order]
+    used, frames = _load(samples, manifest, limit)
+    digest = hashlib.sha256()
+    for sample in sorted(used, key=lambda each: each.path):
+        digest.update(hashlib.sha256(sample.path.read_bytes()).digest())
+    return CalibrationFrames(frames, folder.name, None, digest.hexdigest())
+
+
+def _stratified(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """Shuffled, then dealt one class after the other, so that any first part holds the classes evenly."""
+    random = np.random.default_rng(seed)
+    by_class: dict[str, list[Sample]] = {}
+    for number in random.permutation(len(samples)):
+        by_class.setdefault(samples[number].label, []).append(samples[number])
+    dealt = [(turn, label, sample) for label, found in by_class.items() for turn, sample in enumerate(found)]
+    return [sample for _, _, sample in sorted(dealt, key=lambda each: each[:2])]
+
+
+def _load(samples: Sequence[Sample], manifest: Manifest, limit: int) -> tuple[list[Sample], NDArray[np.uint8]]:
+    """Clips until `limit` frames are there; of long clips only as many frames as let 32 clips have their share."""
+    share = max(1, limit // 32)
+    used: list[Sample] = []
+    frames: list[NDArray[np.uint8]] = []
+    count = 0
+    for sample in tqdm(samples, desc="calibration", unit="clip", disable=None):
+        if count >= limit:
+            break
+        clip = load_clip(sample.path, key=sample.key, spec=manifest.input, sampling=manifest.sampling).frames
+        chosen = clip[
+            np.unique(np.linspace(0, len(clip) - 1, min(share, len(clip), limit - count)).round().astype(int))
+        ]
+        used.append(sample)
+        frames.append(chosen)
+        count += len(chosen)
+    if count < MIN_FRAMES:
+        raise DataError(
+            f"{count} calibration frames were found, at least {MIN_FRAMES} are needed; give a folder with more images or videos"
+        )
+    return used, np.concatenate(frames)

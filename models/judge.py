@@ -1,0 +1,78 @@
+"""Run a bundle's engines over labelled clips: each clip is decoded once and given to every engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from models.dataset import Dataset, Sample
+from service.bundle.manifest import Precision
+from service.bundle.store import Bundle
+from service.engine.base import Engine, EngineInfo
+from service.engine.golden import probabilities
+from service.engine.select import open_engine
+
+THREADS = len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """What is judged: an engine at a precision."""
+
+    engine: str
+    precision: Precision
+
+    def __str__(self) -> str:
+        return f"{self.engine} {self.precision}"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """`truth` `[n]` class ids and, for each runner, `probabilities` `[n, K]` of the same n clips in the same order."""
+
+    samples: tuple[Sample, ...]
+    truth: NDArray[np.int64]
+    probabilities: dict[Runner, NDArray[np.float32]]
+    info: dict[Runner, EngineInfo]
+
+    def part(self, split: str) -> Judged:
+        """Only the clips of one split."""
+        chosen = np.array([sample.split == split for sample in self.samples])
+        return Judged(
+            tuple(sample for sample in self.samples if sample.split == split),
+            self.truth[chosen],
+            {runner: rows[chosen] for runner, rows in self.probabilities.items()},
+            self.info,
+        )
+
+
+def runners_of(bundle: Bundle, *, engine: str | None = None, precision: Precision | None = None) -> tuple[Runner, ...]:
+    """Every artifact on the engine that serves it, the float one first; or what was asked for."""
+    held: tuple[Precision, ...] = ("fp32", "int8") if "encoder.int8" in bundle.manifest.artifacts else ("fp32",)
+    if engine == "onnxruntime":
+        held = ("fp32",)  # it runs no other
+    return tuple(Runner(engine or "openvino", each) for each in ((precision,) if precision else held))
+
+
+def judge(bundle: Bundle, dataset: Dataset, samples: Sequence[Sample], *, runners: Sequence[Runner]) -> Judged:
+    """Decode each sample as the service would and ask every runner. Raises EngineError, DataError or RequestError."""
+    manifest = bundle.manifest
+    with ExitStack() as stack:
+        engines: dict[Runner, Engine] = {}
+        for runner in runners:
+            opened = open_engine(bundle, name=runner.engine, precision=runner.precision, threads=THREADS)
+            engines[runner] = stack.enter_context(closing(opened.engine))
+        rows: dict[Runner, list[NDArray[np.float32]]] = {runner: [] for runner in runners}
+        for sample in tqdm(samples, desc=f"judge {manifest.name}", unit="clip", disable=None):
+            clip = dataset.load(sample, spec=manifest.input, sampling=manifest.sampling)
+            for runner, engine in engines.items():
+                rows[runner].append(probabilities(engine, clip.frames[None])[0])
+        truth = np.array(dataset.class_ids(samples), np.int64)
+        judged = {runner: np.stack(found) for runner, found in rows.items()}
+        return Judged(tuple(samples), truth, judged, {runner: engine.info for runner, engine in engines.items()})

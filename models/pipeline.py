@@ -1,0 +1,135 @@
+"""From a recipe to a bundle: the stages, what each hands to the next, and what need not be done again.
+
+    work/train/model.keras → work/exported (float bundle) → work/quantized (with INT8) → out (judged)
+
+Stages hand over files. Each notes the digest of all that it was made from; what has not changed is not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from models.assess import assess
+from models.calibration import CalibrationFrames, from_dataset
+from models.dataset import Dataset
+from models.errors import QuantizationRefused
+from models.export.exporter import export_model
+from models.provenance import file_sha256, packages
+from models.quantize import quantize_bundle
+from models.recipe import Recipe
+from models.report import Report
+from models.train import train
+from service.bundle.manifest import Provenance
+from service.bundle.store import MANIFEST, Bundle, open_bundle, rewrite_bundle, write_bundle
+
+
+def run(recipe: Recipe, *, data: Path, out: Path, work: Path, max_drop: float, force: bool, command: str) -> tuple[Bundle, Report]:
+    """All of it. Raises QuantizationRefused where INT8 loses too much; the float bundle is in `work` then, `out` untouched."""
+    dataset = recipe.dataset(data)
+    model = train(recipe, data=data, out=work / "train")
+    made_from = [recipe.sha256, json.dumps(packages())]
+
+    def export(target: Path) -> None:
+        export_model(
+            model,
+            out=target,
+            name=recipe.name,
+            version=recipe.version,
+            description=recipe.description,
+            labels=dataset.labels,
+            input=recipe.input,
+            sampling=recipe.sampling,
+            tasks=recipe.tasks,
+            weights=recipe.export.weights,
+            provenance=_provenance(recipe, model, command),
+        )
+
+    exported = _stage(work / "exported", [*made_from, file_sha256(model)], export)
+
+    def quantize(target: Path) -> None:
+        shutil.copytree(exported, target)
+        bundle = open_bundle(target)
+        plan = recipe.calibration
+        frames = from_dataset(dataset, bundle.manifest, split=plan.split, limit=plan.frames)
+        quantize_bundle(target, calibration=frames)
+
+    quantized = _stage(work / "quantized", [*made_from, file_sha256(exported / MANIFEST)], quantize)
+    judged = copy_bundle(open_bundle(quantized), work / "judged")
+    bundle, report = assess(judged, dataset, split=recipe.data.assess, max_drop=max_drop, command=command)
+    return copy_bundle(accepted(bundle, report, force=force), out), report
+
+
+def quantize_judged(
+    bundle: Bundle,
+    *,
+    calibration: CalibrationFrames,
+    dataset: Dataset | None,
+    split: str,
+    max_drop: float,
+    force: bool,
+    command: str,
+) -> tuple[Bundle, Report | None]:
+    """Give `bundle` an INT8 encoder. With `dataset` it is judged first, and left as it was where INT8 loses too much."""
+    staging = bundle.path.with_name(f".{bundle.path.name}.int8")
+    try:
+        changed = quantize_bundle(copy_bundle(bundle, staging).path, calibration=calibration)
+        report = None
+        if dataset is not None:
+            changed, report = assess(changed, dataset, split=split, max_drop=max_drop, command=command)
+            changed = accepted(changed, report, force=force)
+        return copy_bundle(changed, bundle.path), report
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def accepted(bundle: Bundle, report: Report, *, force: bool) -> Bundle:
+    """`bundle` as it may be published: raises QuantizationRefused where its INT8 was refused, unless forced; that is recorded."""
+    verdict = report.get("verdict")
+    if verdict is None or verdict["accepted"]:
+        return bundle
+    if not force:
+        raise QuantizationRefused(f"{verdict['sentence']}; give more calibration frames, allow more with --max-drop, or insist with --force")
+    calibration = bundle.manifest.calibration
+    assert calibration is not None
+    forced = calibration.model_copy(update={"forced": verdict["sentence"]})
+    return rewrite_bundle(bundle, bundle.manifest.model_copy(update={"calibration": forced}), {})
+
+
+def copy_bundle(bundle: Bundle, target: Path) -> Bundle:
+    """The files of `bundle` at `target`, in one rename; a bundle that is there already is replaced."""
+    files = {file.name: file.read_bytes() for file in bundle.path.iterdir() if file.is_file() and file.name != MANIFEST}
+    return write_bundle(target, bundle.manifest, files)
+
+
+def _stage(target: Path, made_from: list[str], make: Callable[[Path], None]) -> Path:
+    """Make `target` unless it was made from the very same before."""
+    key = hashlib.sha256("\0".join(made_from).encode()).hexdigest()
+    note = target.with_suffix(".made-from")
+    if target.is_dir() and note.is_file() and note.read_text() == key:
+        return target
+    note.unlink(missing_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    make(target)
+    note.write_text(key)
+    return target
+
+
+def _provenance(recipe: Recipe, model: Path, command: str) -> Provenance:
+    return Provenance(
+        recipe=recipe.name,
+        recipe_sha256=recipe.sha256,
+        source_sha256=file_sha256(model),
+        packages=packages(),
+        data=recipe.data.folder,
+        data_source=recipe.data.source,
+        data_license=recipe.data.license,
+        weights_source=recipe.weights.source if recipe.weights else None,
+        weights_license=recipe.weights.license if recipe.weights else None,
+        command=command,
+    )
+
+

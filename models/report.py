@@ -1,0 +1,149 @@
+"""`report.json` and, drawn from it alone, `report.md` and the confusion matrices as PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Report = dict[str, Any]
+
+# Above this many classes neither axis labels nor a full matrix can be read.
+READABLE_CLASSES = 30
+
+
+def confusion_entry(matrix: NDArray[np.int64], labels: Sequence[str]) -> Report:
+    """The whole matrix for few classes; for many, the pairs that were confused, most often first."""
+    if len(labels) <= READABLE_CLASSES:
+        return {"labels": list(labels), "matrix": matrix.tolist()}
+    wrong = matrix - np.diag(np.diag(matrix))
+    pairs = sorted(zip(*np.nonzero(wrong), strict=True), key=lambda pair: (-wrong[pair], pair))
+    return {
+        "confused": [
+            {"truth": labels[truth], "predicted": labels[predicted], "count": int(wrong[truth, predicted])}
+            for truth, predicted in pairs[:100]
+        ]
+    }
+
+
+def confusion_png(matrix: NDArray[np.int64], labels: Sequence[str], *, title: str) -> bytes:
+    """Truth down, prediction across; each cell's shade is its share of its row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  # 0.5 s that only a report pays
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    few = len(labels) <= READABLE_CLASSES
+    side = 2.5 + 0.55 * len(labels) if few else 6.0
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(drawn, ax=axes, label="share of the true class", shrink=0.8)
+    axes.set(title=title, xlabel="predicted", ylabel="true")
+    if few:
+        axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+        axes.set_yticks(range(len(labels)), labels)
+        for (row, column), count in np.ndenumerate(matrix):
+            axes.text(
+                column,
+                row,
+                str(count),
+                ha="center",
+                va="center",
+                color="white" if shares[row, column] > 0.5 else "black",
+            )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The report for a person: each figure with its n, split and interval."""
+    bundle = report["bundle"]
+    lines = [f"# {bundle['name']} {bundle['version']}", "", bundle.get("description", ""), ""]
+    for title, section in (
+        ("Accuracy", _accuracy(report)),
+        ("INT8 against float", _verdict(report)),
+        ("Latency", _latency(report)),
+        ("Size", _size(report)),
+        ("What became what", _graph(report)),
+        ("Parity of the export", _parity(report)),
+        ("Confusion", [f"![{name}]({name})" for name in report.get("confusion_png", [])]),
+        ("Made by", [f"`{report['command']}`"] if report.get("command") else []),
+    ):
+        if section:
+            lines += [f"## {title}", "", *section, ""]
+    return "\n".join(lines)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table."""
+    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def _accuracy(report: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for figure in report.get("accuracy", []):
+        low, high = figure["accuracy_interval"]
+        top5 = figure.get("top5_accuracy")
+        rows.append(
+            [
+                f"{figure['engine']} {figure['precision']}",
+                f"{figure['split']} ({figure['n']})",
+                f"{figure['accuracy']:.1%} [{low:.1%}, {high:.1%}]",
+                "–" if top5 is None else f"{top5:.1%}",
+                f"{figure['macro_f1']:.3f}",
+            ]
+        )
+    return table(["engine", "split (n)", "accuracy [95 % Wilson]", "top-5", "macro-F1"], rows) if rows else []
+
+
+def _verdict(report: Mapping[str, Any]) -> list[str]:
+    return [report["verdict"]["sentence"]] if "verdict" in report else []
+
+
+def _latency(report: Mapping[str, Any]) -> list[str]:
+    found = report.get("latency", [])
+    if not found:
+        return []
+    rows = [
+        [
+            f"{each['engine']} {each['precision']} (float part {each['float_precision']})",
+            f"{each['encoder_1_ms']:.2f}",
+            f"{each['encoder_16_ms']:.2f}",
+            f"{each['head_ms']:.2f}",
+        ]
+        for each in found
+    ]
+    first = found[0]
+    where = f"Medians of {first['runs']} runs in turn, {first['threads']} threads, {first['device']}."
+    return [
+        *table(
+            ["engine", "encoder, 1 frame (ms)", "encoder, 16 frames (ms)", f"head, {first['head_frames']} frames (ms)"],
+            rows,
+        ),
+        "",
+        where,
+    ]
+
+
+def _size(report: Mapping[str, Any]) -> list[str]:
+    rows = [[role, f"{size / 2**20:.2f} MiB"] for role, size in report.get("size_bytes", {}).items()]
+    lines = table(["file", "size"], rows) if rows else []
+    quantization = report.get("quantization", {})
+    if "size_ratio" in quantization:
+        lines += ["", f"INT8 encoder: {quantization['size_ratio']:.1%} of 4 bytes per encoder weight."]
+    return lines
+
+
+def _graph(report: Mapping[str, Any]) -> list[str]:
+    rows = [[row["layer"], row["class"], row["part"]] for row in report.get("layers", [])]
+    return table(["layer", "class", "part"], rows) if rows else []
+
+
+def _parity(report: Mapping[str, Any]) -> list[str]:
+    rows = [[str(row["batch"]), str(row["frames"]), f"{row['probabilities']:.2g}"] for row in report.get("parity", [])]
+    return table(["clips", "frames", "largest difference in probability"], rows) if rows else []

@@ -1,0 +1,146 @@
+"""What the two endpoints answer, over a real server: the color bundle says what color it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import httpx
+import pytest
+
+Make = Callable[..., bytes]
+
+
+@pytest.mark.parametrize("color", ["red", "green", "blue"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp"])
+def test_an_image_is_seen_in_its_own_color(served, make_picture: Make, color: str, suffix: str) -> None:
+    response = served.post("/classify/image", make_picture(color, suffix=suffix))
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert answer["predictions"][0]["label"] == color
+    assert answer["predictions"][0]["probability"] > 0.9
+    assert (answer["image"]["width"], answer["image"]["height"], answer["image"]["orientation"]) == (64, 48, 1)
+    assert not {"video", "sampling", "segments"} & set(answer)
+
+
+def test_an_answer_names_what_really_ran_and_where_the_time_went(served, make_picture: Make) -> None:
+    response = served.post("/classify/image", make_picture("red"))
+    answer = response.json()
+    assert answer["model"] | {"device": ""} == {
+        "name": "color",
+        "version": "1.0.0",
+        "engine": "openvino",
+        "precision": "fp32",
+        "float_precision": "fp32",
+        "device": "",
+    }
+    assert answer["model"]["device"]
+    assert set(answer["timings_ms"]) == {"read", "decode", "preprocess", "queue", "encode", "head", "total"}
+    stages = sum(milliseconds for stage, milliseconds in answer["timings_ms"].items() if stage != "total")
+    assert 0 < stages <= answer["timings_ms"]["total"] + 0.1
+    assert answer["batch_size"] == 1
+    assert response.headers["x-request-id"] == answer["request_id"]
+
+
+def test_a_clients_own_request_id_is_kept(served, make_picture: Make) -> None:
+    files = {"file": make_picture("red")}
+    kept = served.client.post("/classify/image", files=files, headers={"X-Request-ID": "order-66"})
+    assert kept.json()["request_id"] == kept.headers["x-request-id"] == "order-66"
+    replaced = served.client.post("/classify/image", files=files, headers={"X-Request-ID": "a b\tc"})
+    assert replaced.json()["request_id"] != "a b\tc"
+
+
+def test_a_video_is_sampled_uniformly_over_its_whole_length(served, make_video: Make) -> None:
+    response = served.post("/classify/video", make_video("green", frames=12))
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    # floor((i + 0.5) · n / T) with n = 12, T = 4
+    assert [frame["index"] for frame in answer["sampling"]["frames"]] == [1, 4, 7, 10]
+    assert [frame["time_s"] for frame in answer["sampling"]["frames"]] == pytest.approx([0.1, 0.4, 0.7, 1.0], abs=0.02)
+    assert sum(frame["weight"] for frame in answer["sampling"]["frames"]) == pytest.approx(1, abs=1e-4)
+    assert answer["sampling"]["strategy"] == "uniform"
+    assert answer["video"] | {"duration_s": 0, "codec": ""} == {
+        "duration_s": 0, "fps": 10.0, "width": 64, "height": 48, "codec": "", "frames_decoded": 12, "rotation": 0,
+    }  # fmt: skip
+    assert answer["video"]["duration_s"] == pytest.approx(1.2, abs=0.05)
+    assert answer["video"]["codec"] == "mpeg4"
+    assert answer["predictions"][0]["label"] == "green"
+    assert "segments" not in answer
+    assert answer["batch_size"] == 4
+
+
+def test_every_part_of_a_video_counts(served, make_video: Make) -> None:
+    shares = {p["label"]: p["probability"] for p in served.post("/classify/video", make_video("red", "blue")).json()["predictions"]}
+    assert shares["red"] == pytest.approx(shares["blue"], abs=0.1)
+    assert shares["green"] < 0.1
+
+
+def test_a_client_chooses_how_many_frames(served, make_video: Make) -> None:
+    answer = served.post("/classify/video", make_video("red", frames=12), frames=2).json()
+    assert [frame["index"] for frame in answer["sampling"]["frames"]] == [3, 9]
+
+
+def test_a_clip_shorter_than_asked_for_uses_each_frame_once(served, make_video: Make) -> None:
+    answer = served.post("/classify/video", make_video("red", frames=3), frames=8).json()
+    assert [frame["index"] for frame in answer["sampling"]["frames"]] == [0, 1, 2]
+
+
+def test_windows_say_when_what_was_seen(served, make_video: Make) -> None:
+    answer = served.post("/classify/video", make_video("red", "green", "blue"), window_s=1, frames=4).json()
+    segments = answer["segments"]
+    assert [segment["predictions"][0]["label"] for segment in segments] == ["red", "green", "blue"]
+    assert all(later["start_s"] - earlier["start_s"] == pytest.approx(1, abs=0.01) for earlier, later in pairwise(segments))
+    assert answer["sampling"]["stride_s"] == 1
+    assert answer["sampling"]["window_s"] == 1
+
+
+def test_the_stride_that_was_used_is_stated(served, make_video: Make) -> None:
+    # Spacing is 1 s / 4 frames = 0.25 s: a stride of 0.6 s becomes 0.5 s.
+    answer = served.post("/classify/video", make_video("red", "green"), window_s=1, frames=4, stride_s=0.6).json()
+    assert answer["sampling"]["stride_s"] == 0.5
+
+
+def test_top_k_limits_the_classes_and_zero_means_all(served, make_picture: Make) -> None:
+    image = make_picture("red")
+    assert [len(served.post("/classify/image", image, top_k=k).json()["predictions"]) for k in (0, 1, 2, 99)] == [3, 1, 2, 3]
+    assert len(served.post("/classify/image", image).json()["predictions"]) == 3
+
+
+def test_a_model_is_named_with_or_without_its_version(served, make_picture: Make) -> None:
+    for name in ("color", "color:1.0.0"):
+        assert served.post("/classify/image", make_picture("red"), model=name).json()["model"]["name"] == "color"
+
+
+def test_health_models_and_metrics_tell_what_runs(served, make_picture: Make) -> None:
+    served.post("/classify/image", make_picture("red"))
+    ready = served.client.get("/health/ready")
+    assert ready.status_code == 200
+    assert ready.json()["models"][0]["engine"] == "openvino"
+    assert served.client.get("/health/live").json() == {"status": "live"}
+    listed = served.client.get("/models").json()
+    assert [model["name"] for model in listed["models"]] == ["color"]
+    assert listed["limits"]["max_upload_bytes"] == 2**20
+    whole = served.client.get("/models/color").json()
+    assert whole["manifest"]["labels"] == ["red", "green", "blue"]
+    assert whole["golden_difference"] <= 1e-4
+    metrics = served.client.get("/metrics").text
+    assert 'marey_requests_total{code="ok",route="/classify/image",status="200"}' in metrics
+    assert 'marey_stage_seconds_count{model="color",stage="encode"}' in metrics
+    assert "marey_ready 1.0" in metrics
+
+
+def test_the_api_describes_itself(served) -> None:
+    paths = served.client.get("/openapi.json").json()["paths"]
+    assert {"/classify/image", "/classify/video", "/health/live", "/health/ready", "/models", "/models/{name}"} <= set(paths)
+    body = paths["/classify/video"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert body["properties"]["file"]["format"] == "binary"
+    assert served.client.get("/docs").status_code == 200
+
+
+async def test_clients_at_the_same_time_each_get_their_own_answer(served, make_picture: Make) -> None:
+    colors = ["red", "green", "blue"] * 12
+    async with httpx.AsyncClient(base_url=served.url, timeout=60) as client:
+        import asyncio
+
+        answers = await asyncio.gather(*(client.post("/classify/image", files={"file": make_picture(color)}) for color in colors))
+    assert [answer.json()["predictions"][0]["label"] for answer in answers] == colors

@@ -1,0 +1,180 @@
+"""What many tests need: the data sets, a bundle small enough to reason about, a real server."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import onnx.parser
+import pytest
+
+from service.bundle.manifest import Artifact, Golden, Input, Manifest, Network, Sampling, Tensor
+from service.bundle.store import Bundle, sha256, write_bundle
+
+ROOT = Path(__file__).parents[1]
+
+# Features are a frame's mean red, green and blue; the head averages them over time: red frames are "red", and nothing else.
+ENCODER = """
+<ir_version: 10, opset_import: ["" : 18]>
+encoder (uint8[N,16,16,3] frames) => (float[N,3] features) {
+  values = Cast<to=1>(frames)
+  axes = Constant<value = int64[2] {1, 2}>()
+  means = ReduceMean<keepdims=0>(values, axes)
+  scale = Constant<value = float {255.0}>()
+  features = Div(means, scale)
+}
+"""
+HEAD = """
+<ir_version: 10, opset_import: ["" : 18]>
+head (float[B,T,3] features) => (float[B,3] probabilities, float[B,T] attention) {
+  time = Constant<value = int64[1] {1}>()
+  means = ReduceMean<keepdims=0>(features, time)
+  sharpness = Constant<value = float {8.0}>()
+  logits = Mul(means, sharpness)
+  probabilities = Softmax<axis=-1>(logits)
+  channels = Constant<value = int64[1] {2}>()
+  energy = ReduceSum<keepdims=0>(features, channels)
+  attention = Softmax<axis=-1>(energy)
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of data sets; tests that ask for it are skipped where it is not."""
+    folder = Path(os.environ.get("MAREY_DATA", ROOT / ".." / "shared" / "data")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no data sets at {folder}: set MAREY_DATA")
+    return folder
+
+
+def color_probabilities(frames: np.ndarray) -> np.ndarray:
+    """What the color bundle answers to `[B, T, H, W, 3]` frames, by NumPy."""
+    logits = frames.astype(np.float64).mean(axis=(1, 2, 3)) / 255 * 8
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def make_color_bundle(path: Path, **changes: object) -> Bundle:
+    """Write the color bundle to `path`; `changes` replace fields of its manifest."""
+    files = {
+        f"{part}.onnx": onnx.parser.parse_model(text).SerializeToString()
+        for part, text in (("encoder", ENCODER), ("head", HEAD))
+    }
+    frames = np.zeros((3, 2, 16, 16, 3), np.uint8)
+    for channel in range(3):
+        frames[channel, ..., channel] = 255
+    np.savez_compressed(
+        golden := path.parent / f"{path.name}.npz",
+        frames=frames,
+        features=frames.mean(axis=(2, 3), dtype=np.float32) / 255,
+        probabilities=color_probabilities(frames),
+    )
+    files["golden.npz"] = golden.read_bytes()
+    golden.unlink()
+    tensors = {
+        "encoder": (
+            Tensor(name="frames", dtype="uint8", shape=("N", 16, 16, 3)),
+            [Tensor(name="features", dtype="float32", shape=("N", 3))],
+        ),
+        "head": (
+            Tensor(name="features", dtype="float32", shape=("B", "T", 3)),
+            [
+                Tensor(name="probabilities", dtype="float32", shape=("B", 3)),
+                Tensor(name="attention", dtype="float32", shape=("B", "T")),
+            ],
+        ),
+    }
+    fields: dict[str, object] = {
+        "name": "color",
+        "version": "1.0.0",
+        "tasks": ("image", "video"),
+        "labels": ("red", "green", "blue"),
+        "input": Input(height=16, width=16),
+        "sampling": Sampling(frames=4, max_frames=8),
+        "network": Network(feature_dim=3, attention=True),
+        "artifacts": {
+            part: Artifact(
+                file=f"{part}.onnx",
+                sha256=sha256(files[f"{part}.onnx"]),
+                bytes=len(files[f"{part}.onnx"]),
+                precision="fp32",
+                weights="float32",
+                opset=18,
+                inputs=(source,),
+                outputs=tuple(results),
+            )
+            for part, (source, results) in tensors.items()
+        },
+        "golden": Golden(sha256=sha256(files["golden.npz"]), tolerance={"fp32": 1e-4}),
+    }
+    return write_bundle(path, Manifest(**{**fields, **changes}), files)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def color_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_color_bundle(tmp_path_factory.mktemp("bundles") / "color")
+
+
+class Served:
+    """A real `marey serve` process and a client of it."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.process = process
+        self.url = url
+        self.client = httpx.Client(base_url=url, timeout=60)
+
+    def post(self, path: str, content: bytes, *, field: str = "file", **query: object) -> httpx.Response:
+        return self.client.post(path, params=query, files={field: ("upload", content)})
+
+
+@contextmanager
+def serving(*arguments: str, **environment: str) -> Iterator[Served]:
+    """Start `marey serve` on a free port, wait until it is ready; afterwards ask it to stop, and see that it exits with 0."""
+    command = [sys.executable, "-m", "service", "serve", "--port", "0", *arguments]
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **environment}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        match = re.search(r"http://\S+", line)
+        assert match, f"marey serve said {line!r}"
+        served = Served(process, match.group())
+        transport = httpx.HTTPTransport(retries=0)
+        with httpx.Client(transport=transport, base_url=served.url, timeout=30) as client:
+            while client.get("/health/ready").status_code != 200:
+                assert process.poll() is None, "marey serve ended before it was ready"
+        yield served
+        served.client.close()
+        if process.poll() is None:
+            process.terminate()
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def served(color_bundle: Bundle) -> Iterator[Served]:
+    """A server of the color bundle, shared by tests that leave it as they found it."""
+    with serving(str(color_bundle.path), MAREY_MAX_UPLOAD_BYTES=str(2**20), MAREY_MAX_PIXELS="1000000") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def make_bundle() -> Callable[..., Bundle]:
+    return make_color_bundle
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., object]:
+    return serving

@@ -1,0 +1,221 @@
+"""The batcher, with a fake engine at its seam: it counts, waits and fails on command."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from service.batcher import BUCKETS, Batcher, buckets_for
+from service.engine.base import EngineInfo, Stage
+from service.errors import DeadlineExceeded, Draining, EngineError, Overloaded
+
+
+class FakeEngine:
+    """Doubles what it is given; holds each run until `gate` is open."""
+
+    info = EngineInfo("fake", "fp32", "fp32", "none")
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[Stage, int]] = []
+        self.threads: set[int] = set()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.fail = False
+        self.drop_a_row = False
+
+    def run(self, stage: Stage, rows: np.ndarray) -> dict[str, np.ndarray]:
+        self.entered.set()
+        self.gate.wait(timeout=10)
+        self.batches.append((stage, len(rows)))
+        self.threads.add(threading.get_ident())
+        if self.fail:
+            raise ZeroDivisionError("the device is on fire")
+        doubled = rows.astype(np.float32) * 2
+        return {"features": doubled[:-1] if self.drop_a_row else doubled}
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+async def batcher() -> AsyncIterator[Batcher]:
+    made = Batcher(max_queued_rows=200)
+    made.start()
+    yield made
+    made.close()
+
+
+def rows(count: int, *, value: int = 1, width: int = 3) -> np.ndarray:
+    return np.full((count, width), value, np.uint8)
+
+
+def soon() -> float:
+    return time.monotonic() + 10
+
+
+@pytest.mark.parametrize("count", range(1, 65))
+def test_buckets_cover_every_row_once_and_pad_at_most_a_quarter(count: int) -> None:
+    cuts = list(buckets_for(count))
+    assert [start for start, _, _ in cuts] == list(np.cumsum([0, *(taken for _, taken, _ in cuts)])[:-1])
+    assert sum(taken for _, taken, _ in cuts) == count
+    assert all(bucket in BUCKETS and taken <= bucket and bucket - taken <= bucket / 4 for _, taken, bucket in cuts)
+
+
+async def test_a_lone_request_gets_its_rows_at_once(batcher: Batcher, engine: FakeEngine) -> None:
+    await batcher.run(engine, "encoder", rows(1), deadline=soon())
+    waits = [(await batcher.run(engine, "encoder", rows(3), deadline=soon())).queue_s for _ in range(20)]
+    assert sorted(waits)[10] < 0.001
+
+
+async def test_requests_that_wait_together_run_together_and_each_gets_its_own(
+    batcher: Batcher, engine: FakeEngine
+) -> None:
+    engine.gate.clear()
+    first = asyncio.create_task(batcher.run(engine, "encoder", rows(1, value=9), deadline=soon()))
+    await asyncio.to_thread(engine.entered.wait, 10)
+    others = [
+        asyncio.create_task(batcher.run(engine, "encoder", rows(4, value=value), deadline=soon())) for value in range(4)
+    ]
+    await asyncio.sleep(0)
+    engine.gate.set()
+    answers = await asyncio.gather(first, *others)
+    assert engine.batches == [("encoder", 1), ("encoder", 16)]
+    assert [answer.batch_size for answer in answers] == [1, 16, 16, 16, 16]
+    assert [answer.outputs["features"][0, 0] for answer in answers] == [18, 0, 2, 4, 6]
+
+
+async def test_padding_never_reaches_the_caller(batcher: Batcher, engine: FakeEngine) -> None:
+    answer = await batcher.run(engine, "encoder", rows(13), deadline=soon())
+    assert engine.batches == [("encoder", 16)]
+    assert answer.outputs["features"].shape == (13, 3)
+    assert answer.batch_size == 13
+
+
+async def test_more_rows_than_one_batch_holds_come_back_in_order(batcher: Batcher, engine: FakeEngine) -> None:
+    many = np.arange(150, dtype=np.float32)[:, None]
+    answer = await batcher.run(engine, "encoder", many, deadline=soon())
+    assert np.array_equal(answer.outputs["features"], many * 2)
+    assert max(size for _, size in engine.batches) == BUCKETS[-1]
+
+
+async def test_heads_of_different_lengths_never_share_a_batch_and_are_not_padded(
+    batcher: Batcher, engine: FakeEngine
+) -> None:
+    engine.gate.clear()
+    first = asyncio.create_task(batcher.run(engine, "encoder", rows(1), deadline=soon()))
+    await asyncio.to_thread(engine.entered.wait, 10)
+    heads = [
+        asyncio.create_task(batcher.run(engine, "head", np.ones((1, length, 3), np.float32), deadline=soon()))
+        for length in (7, 5, 7, 7)
+    ]
+    await asyncio.sleep(0)
+    engine.gate.set()
+    await asyncio.gather(first, *heads)
+    assert engine.batches[1:] == [("head", 3), ("head", 1)]
+
+
+async def test_interactive_requests_pass_bulk_ones(batcher: Batcher, engine: FakeEngine) -> None:
+    engine.gate.clear()
+    order: list[str] = []
+
+    async def ask(name: str, count: int, priority: str) -> None:
+        await batcher.run(engine, "encoder", rows(count), deadline=soon(), priority=priority)  # type: ignore[arg-type]
+        order.append(name)
+
+    first = asyncio.create_task(ask("first", 1, "interactive"))
+    await asyncio.to_thread(engine.entered.wait, 10)
+    rest = [asyncio.create_task(ask("bulk", 64, "bulk")), asyncio.create_task(ask("interactive", 64, "interactive"))]
+    await asyncio.sleep(0)
+    engine.gate.set()
+    await asyncio.gather(first, *rest)
+    assert order == ["first", "interactive", "bulk"]
+
+
+async def test_everything_runs_on_one_thread(batcher: Batcher, engine: FakeEngine) -> None:
+    opened_on = await batcher.call(threading.get_ident)
+    await asyncio.gather(*(batcher.run(engine, "encoder", rows(2), deadline=soon()) for _ in range(20)))
+    assert engine.threads == {opened_on}
+    assert opened_on != threading.get_ident()
+
+
+async def test_a_failing_batch_answers_every_member_and_the_next_one_runs(batcher: Batcher, engine: FakeEngine) -> None:
+    engine.fail = True
+    answers = await asyncio.gather(
+        *(batcher.run(engine, "encoder", rows(2), deadline=soon()) for _ in range(5)), return_exceptions=True
+    )
+    assert [type(answer) for answer in answers] == [EngineError] * 5
+    assert "on fire" in str(answers[0])
+    engine.fail = False
+    assert (await batcher.run(engine, "encoder", rows(2), deadline=soon())).batch_size == 2
+    assert batcher.alive
+
+
+async def test_an_engine_that_loses_a_row_is_caught(batcher: Batcher, engine: FakeEngine) -> None:
+    engine.drop_a_row = True
+    with pytest.raises(EngineError, match="3 rows of features for 4 rows of input"):
+        await batcher.run(engine, "encoder", rows(4), deadline=soon())
+
+
+async def test_past_its_deadline_a_request_costs_no_engine_time(batcher: Batcher, engine: FakeEngine) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await batcher.run(engine, "encoder", rows(4), deadline=time.monotonic() - 1)
+    assert engine.batches == []
+
+
+async def test_a_cancelled_request_costs_no_engine_time(batcher: Batcher, engine: FakeEngine) -> None:
+    engine.gate.clear()
+    first = asyncio.create_task(batcher.run(engine, "encoder", rows(1), deadline=soon()))
+    await asyncio.to_thread(engine.entered.wait, 10)
+    second = asyncio.create_task(batcher.run(engine, "encoder", rows(8), deadline=soon()))
+    await asyncio.sleep(0)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    engine.gate.set()
+    await first
+    await batcher.call(lambda: None)
+    assert engine.batches == [("encoder", 1)]
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back(batcher: Batcher, engine: FakeEngine) -> None:
+    engine.gate.clear()
+    first = asyncio.create_task(batcher.run(engine, "encoder", rows(1), deadline=soon()))
+    await asyncio.to_thread(engine.entered.wait, 10)
+    waiting = asyncio.create_task(batcher.run(engine, "encoder", rows(150), deadline=soon()))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="150 rows wait for the device, the limit is 200") as refusal:
+        await batcher.run(engine, "encoder", rows(60), deadline=soon())
+    assert refusal.value.retry_after_s is not None
+    engine.gate.set()
+    await asyncio.gather(first, waiting)
+
+
+async def test_closing_answers_those_who_wait_and_refuses_new_ones(engine: FakeEngine) -> None:
+    batcher = Batcher(max_queued_rows=200)
+    batcher.start()
+    engine.gate.clear()
+    running = asyncio.create_task(batcher.run(engine, "encoder", rows(1), deadline=soon()))
+    await asyncio.to_thread(engine.entered.wait, 10)
+    waiting = asyncio.create_task(batcher.run(engine, "head", rows(1), deadline=soon()))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+    while not batcher._closing:
+        await asyncio.sleep(0)
+    engine.gate.set()
+    await closing
+    assert (await running).batch_size == 1
+    with pytest.raises(Draining):
+        await waiting
+    with pytest.raises(Draining):
+        await batcher.run(engine, "encoder", rows(1), deadline=soon())
+    assert not batcher.alive
