@@ -1,0 +1,77 @@
+"""Copies of Keras layers: same settings, same weights, float32, a name of their own, any rank of input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from models.errors import ExportRefused
+from models.export.trace import Call, Edge, describe, functional, replay, trace
+
+
+class Cloner:
+    """Rebuilds calls on new tensors. A layer that is called twice is copied once, so that its weights stay shared."""
+
+    def __init__(self) -> None:
+        self._copies: dict[int, Any] = {}
+        self._names: set[str] = set()
+
+    def run(self, calls: Iterable[Call], values: dict[Edge, Any]) -> None:
+        """Apply copies of `calls` to `values`, symbolic Keras tensors by edge, which gains the results."""
+        replay(calls, values, lambda call, args, kwargs: self.apply(call.operation, args, kwargs))
+
+    def apply(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not isinstance(operation, keras.Layer):
+            return operation(*args, **kwargs)
+        inner = functional(operation)
+        if inner is not None:
+            return self._inline(inner, args, kwargs)
+        copy = self._copies.get(id(operation))
+        if copy is not None:
+            return copy(*args, **kwargs)
+        copy = self._copies[id(operation)] = self.copy(operation)
+        result = copy(*args, **kwargs)
+        give_weights(copy, operation.get_weights(), like=operation)
+        return result
+
+    def copy(self, layer: Any, **changes: Any) -> Any:
+        """A new layer with the settings of `layer` but for `changes`; its weights are still its own."""
+        config = layer.get_config()
+        if "dtype" in config:
+            config["dtype"] = "float32"  # a mixed-precision policy is a matter of training
+        return type(layer).from_config({**config, "name": self.unique(layer.name), **changes})
+
+    def unique(self, name: str) -> str:
+        candidate, number = name, 1
+        while candidate in self._names:
+            number += 1
+            candidate = f"{name}_{number}"
+        self._names.add(candidate)
+        return candidate
+
+    def _inline(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        flat = trace(model)
+        given = [
+            part
+            for part in keras.tree.flatten((args, kwargs))
+            if keras.ops.is_tensor(part) or isinstance(part, keras.KerasTensor)
+        ]
+        values = dict(zip(flat.inputs, given, strict=True))
+        self.run(flat.calls, values)
+        results = [values[edge] for edge in flat.outputs]
+        return results[0] if len(results) == 1 else results
+
+
+def give_weights(layer: Any, weights: list[Any], *, like: Any) -> None:
+    """Set the weights of a built `layer`; raises ExportRefused where the copy of `like` came out another shape."""
+    wanted, found = [array.shape for array in weights], [tuple(weight.shape) for weight in layer.weights]
+    if wanted != found:
+        raise ExportRefused(
+            f"{describe(like)} holds weights {wanted} and its copy, made by from_config, {found}; "
+            "its get_config must return all that decides their shapes, and none may depend on the number of frames"
+        )
+    layer.set_weights(weights)
+    if hasattr(layer, "finalize_state"):
+        layer.finalize_state()  # Normalization computes with values derived from its weights

@@ -1,0 +1,102 @@
+"""The encoder as ONNX: frames as bytes in, features out, with the normalisation inside."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import keras
+import onnx
+from onnx import numpy_helper
+
+from models.errors import ExportRefused
+from models.export.graph import finish, rename
+from models.export.nodes import OPSET
+
+
+def encoder_onnx(encoder: keras.Model) -> onnx.ModelProto:
+    """`frames` uint8 `[N, H, W, C]` → `features` float32 `[N, D]`; raises ExportRefused where a layer traces to a loop.
+
+    `encoder` takes the same values as float32. BatchNorm that `fold_batchnorm` left is folded here where the graph allows it.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import onnxslim  # noqa: PLC0415 -- these two take seconds to import, and only an export needs them
+    import tensorflow as tf  # noqa: PLC0415
+    import tf2onnx  # noqa: PLC0415
+
+    shape = encoder.input_shape[1:]
+
+    def run(frames: Any) -> dict[str, Any]:
+        return {"features": encoder(tf.cast(frames, tf.float32), training=False)}
+
+    with tf.device("/CPU:0"):  # with a GPU in sight Keras picks cuDNN operations that have no ONNX form
+        model, _ = tf2onnx.convert.from_function(
+            tf.function(run), input_signature=[tf.TensorSpec([None, *shape], tf.uint8, name="frames")], opset=OPSET
+        )
+    _pool_channels_first(model.graph)
+    model = onnxslim.slim(model)
+    (features,) = model.graph.output
+    dimensions = features.type.tensor_type.shape.dim
+    dimensions[0].Clear()
+    dimensions[0].dim_param = "N"
+    dimensions[1].dim_value = int(encoder.output_shape[-1])
+    model.graph.input[0].type.tensor_type.shape.dim[0].Clear()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    del model.opset_import[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+    model.graph.name = "encoder"
+    rename(model, layers=[layer.name for layer in encoder.layers])
+    _refuse_leftovers(model.graph)
+    return finish(model)
+
+
+def _pool_channels_first(graph: onnx.GraphProto) -> None:
+    """Transpose back to NHWC and average over H, W: average over the axes where H, W are now instead."""
+    made = {output: node for node in graph.node for output in node.output}
+    readers: dict[str, int] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers[name] = readers.get(name, 0) + 1
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type in ("ReduceMean", "ReduceMax")]:
+        turn = made.get(node.input[0])
+        if (
+            turn is None
+            or turn.op_type != "Transpose"
+            or list(turn.attribute[0].ints) != [0, 2, 3, 1]
+            or readers[turn.output[0]] > 1
+        ):
+            continue
+        axes = (
+            numpy_helper.to_array(constants[node.input[1]]).tolist()
+            if len(node.input) > 1
+            else _attribute(node, "axes")
+        )
+        keep = (_attribute(node, "keepdims") or [1])[0]
+        if sorted(axis % 4 for axis in axes) != [1, 2] or keep:
+            continue
+        if len(node.input) > 1:
+            tensor = numpy_helper.from_array(
+                numpy_helper.to_array(constants[node.input[1]]) * 0 + [2, 3], f"{node.name}/axes"
+            )
+            graph.initializer.append(tensor)
+            node.input[1] = tensor.name
+        else:
+            next(part for part in node.attribute if part.name == "axes").ints[:] = [2, 3]
+        node.input[0] = turn.input[0]
+        graph.node.remove(turn)
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> list[int]:
+    for part in node.attribute:
+        if part.name == name:
+            return list(part.ints) or [part.i]
+    return []
+
+
+def _refuse_leftovers(graph: onnx.GraphProto) -> None:
+    foreign = [node for node in graph.node if node.domain not in ("", "ai.onnx")]
+    if foreign:
+        raise ExportRefused(
+            f"the encoder needs {foreign[0].op_type} ({foreign[0].name!r}) of {foreign[0].domain}, which the engines lack; replace that layer"
+        )

@@ -1,0 +1,81 @@
+"""Normalisation that a user's model expects outside itself, taken into the graph so that no one can get it wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import keras
+import numpy as np
+from keras import layers
+from numpy.typing import NDArray
+
+from models.errors import ExportRefused
+from models.export.clone import Cloner
+from models.export.trace import trace
+
+Channels = Literal["rgb", "bgr", "gray"]
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """(x − mean) / std per channel, on bytes 0…255, after the channels were put in the order of `color`.
+
+    Frames always arrive RGB (or grey, with `gray`); `mean` and `std` are in the network's order, one value or one per channel.
+    """
+
+    color: Channels = "rgb"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def parse(cls, preprocess: str = "none", *, color: Channels = "rgb") -> Normalization:
+        """From the command line: none, caffe, tf, torch (as keras.applications names them), or MEAN/STD, each of one or three numbers."""
+        if preprocess == "caffe":  # trained on BGR; the means are in that order
+            return cls("bgr", (103.939, 116.779, 123.68))
+        if preprocess == "torch":
+            mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+            return cls(color, tuple(255 * value for value in mean), tuple(255 * value for value in std))
+        known = {"none": cls(color), "tf": cls(color, (127.5,), (127.5,))}
+        if preprocess in known:
+            return known[preprocess]
+        try:
+            mean, std = (tuple(float(number) for number in part.split(",")) for part in preprocess.split("/"))
+        except ValueError:
+            raise ExportRefused(
+                f"--preprocess {preprocess!r} is none of none, caffe, tf, torch, and no MEAN/STD such as 127.5/127.5 or 124,116,104/58,57,57"
+            ) from None
+        return cls(color, mean, std)
+
+    def __post_init__(self) -> None:
+        channels = 1 if self.color == "gray" else 3
+        if len(self.mean) not in (1, channels) or len(self.std) not in (1, channels) or min(self.std) <= 0:
+            raise ExportRefused(
+                f"mean {self.mean} and std {self.std} must have 1 or {channels} values for {self.color}, std above 0"
+            )
+
+    @property
+    def is_identity(self) -> bool:
+        return self.color != "bgr" and set(self.mean) == {0.0} and set(self.std) == {1.0}
+
+    def apply(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What the model itself would be fed for `frames` `[…, C]`."""
+        ordered = frames[..., ::-1] if self.color == "bgr" else frames
+        return ((ordered.astype(np.float64) - self.mean) / self.std).astype(np.float32)
+
+    def before(self, encoder: keras.Model) -> keras.Model:
+        """`encoder` with this in front: it then takes bytes as float32, RGB or grey."""
+        if self.is_identity:
+            return encoder
+        frames = keras.Input(encoder.input_shape[1:], dtype="float32", name="frames")
+        x = keras.ops.take(frames, [2, 1, 0], axis=-1) if self.color == "bgr" else frames
+        channels = frames.shape[-1]
+        scale, offset = (
+            [float(v) for v in np.broadcast_to(part, channels)]
+            for part in (1 / np.array(self.std), -np.array(self.mean) / self.std)
+        )
+        x = layers.Rescaling(scale, offset, name="normalise_frames")(x)
+        flat = trace(encoder)
+        values = {flat.inputs[0]: x}
+        Cloner().run(flat.calls, values)
+        return keras.Model(frames, values[flat.outputs[0]], name=encoder.name)

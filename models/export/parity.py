@@ -1,0 +1,97 @@
+"""Are the two graphs what the Keras model is? Measured at several batches and lengths, and a condition of export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from models.errors import ExportRefused
+from models.export.normalization import Normalization
+from models.export.reference import Reference, run_in_batches
+from models.export.runtime import Runtime
+from models.export.split import Split
+from models.synthetic import synthetic_clips
+
+LIMIT = 1e-4
+_SHAPES = ((1, 1), (2, 7), (5, 30))
+# The last shape is 150 frames: above so many pixels each frame is used several times over, in another order for each clip.
+_PIXELS = 4_000_000
+
+
+def compare_graphs(
+    reference: Reference, encoder: onnx.ModelProto, head: onnx.ModelProto, *, static_frames: int | None, seed: int
+) -> list[dict[str, Any]]:
+    """ONNX in onnxruntime against `reference` at (B, T) of three shapes; raises ExportRefused where a probability is off by > 1e-4."""
+    height, width, channels = reference.encoder.input_shape[1:]
+    shapes = [(batch, static_frames or length) for batch, length in _SHAPES]
+    pool = max(8, min(max(batch * length for batch, length in shapes), _PIXELS // (height * width)))
+    frames = synthetic_clips(count=1, frames=pool, height=height, width=width, channels=channels, seed=seed)[0]
+    run_encoder, run_head = Runtime(encoder), Runtime(head)
+    wanted = reference.features(frames)
+    found = np.concatenate(
+        [run_encoder(part)["features"] for part in np.split(frames, [1, 8])]
+    )  # N = 1, 7 and the rest
+    order = np.random.default_rng(seed)
+    rows = []
+    for batch, length in shapes:
+        picked = np.stack([np.resize(order.permutation(pool), length) for _ in range(batch)])
+        ours, theirs = run_head(found[picked]), reference.probabilities(wanted[picked])
+        row = {
+            "batch": batch,
+            "frames": length,
+            **{name: float(np.abs(ours[name] - theirs[name]).max()) for name in theirs},
+        }
+        rows.append({**row, "features": float(np.abs(found[picked] - wanted[picked]).max())})
+        if not all(ours[name].shape == theirs[name].shape and rows[-1][name] <= LIMIT for name in theirs):
+            raise ExportRefused(
+                f"at {batch} clips of {length} frames the exported graphs differ from Keras by {max(rows[-1][name] for name in theirs):.2g} "
+                f"in probability, the limit is {LIMIT:g}; the layer at fault is one whose export is wrong, please report the model's layers"
+            )
+    return rows
+
+
+def compare_split(
+    model: keras.Model,
+    split: Split,
+    reference: Reference,
+    *,
+    normalization: Normalization,
+    lengths: Sequence[int],
+    added: bool,
+    seed: int,
+) -> float:
+    """The largest |Δp| between the user's own model, fed as its author fed it, and the two parts that took its place.
+
+    `added`: the head has an activation that the model lacks. Raises ExportRefused past 1e-4.
+    """
+    height, width, channels = reference.encoder.input_shape[1:]
+    worst = 0.0
+    for length in lengths:
+        clips = synthetic_clips(count=2, frames=length, height=height, width=width, channels=channels, seed=seed)
+        fed = normalization.apply(clips)
+        if split.source == "image":
+            rows = run_in_batches(model, fed.reshape(-1, height, width, channels)).reshape(2, length, -1)
+            wanted = _finish(rows, split, added=added).mean(axis=1)
+        else:
+            outputs = [np.asarray(part, np.float32) for part in keras.tree.flatten(model(fed, training=False))]
+            wanted = _finish(outputs[split.probabilities_at], split, added=added)
+        features = reference.features(clips.reshape(-1, height, width, channels)).reshape(2, length, -1)
+        worst = max(worst, float(np.abs(reference.probabilities(features)["probabilities"] - wanted).max()))
+    if not worst <= LIMIT:
+        raise ExportRefused(
+            f"encoder and head together differ from the model itself by {worst:.2g} in probability, the limit is {LIMIT:g}; "
+            "a layer behaves otherwise on single frames than on clips, please report the model's layers"
+        )
+    return worst
+
+
+def _finish(rows: NDArray[np.float32], split: Split, *, added: bool) -> NDArray[np.float32]:
+    """What the head does beyond the model: an activation that was asked for, and two classes in place of one sigmoid."""
+    if added and split.activation != "none":
+        rows = np.asarray(getattr(keras.activations, split.activation)(keras.ops.convert_to_tensor(rows)))
+    return np.concatenate([1 - rows, rows], axis=-1) if rows.shape[-1] == 1 else rows

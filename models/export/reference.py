@@ -1,0 +1,38 @@
+"""The float reference of a bundle: its two Keras models, with BatchNorm folded and weights rounded as they are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from models.export.split import output_names
+
+_BATCH = 16  # frames at a time: a ResNet50 at 224 needs half a gigabyte for these
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Keras's answers to frames as they arrive: bytes."""
+
+    encoder: keras.Model
+    head: keras.Model
+
+    def features(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """`[N, H, W, C]` uint8 → `[N, D]`."""
+        return run_in_batches(self.encoder, frames.astype(np.float32))
+
+    def probabilities(self, features: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """`[B, T, D]` → every output of the head by name."""
+        outputs = keras.tree.flatten(self.head(features, training=False))
+        return {
+            name: np.asarray(value, np.float32) for name, value in zip(output_names(self.head), outputs, strict=True)
+        }
+
+
+def run_in_batches(model: keras.Model, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`model` on rows `[N, …]`, a few at a time."""
+    parts = [np.asarray(model(rows[start : start + _BATCH], training=False)) for start in range(0, len(rows), _BATCH)]
+    return np.concatenate(parts).astype(np.float32, copy=False)
