@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec
+from typing import Literal, ParamSpec
 
 import click
 
@@ -19,6 +19,7 @@ from service.bundle.store import Bundle, open_bundle
 from service.errors import MareyError
 
 P = ParamSpec("P")
+Channels = Literal["rgb", "bgr", "gray"]
 _Folder = click.Path(path_type=Path, file_okay=False)
 _File = click.Path(path_type=Path, dir_okay=False)
 
@@ -41,7 +42,9 @@ _data = click.option("--data", type=_Folder, required=True, help="The data set, 
 _out = click.option("--out", type=_Folder, required=True, help="Where the result goes.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 _split = click.option("--split", default="test", show_default=True, help="The split to judge on.")
-_max_drop = click.option("--max-drop", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Accuracy that INT8 may lose.")
+_max_drop = click.option(
+    "--max-drop", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Accuracy that INT8 may lose."
+)
 _force = click.option("--force", is_flag=True, help="Keep an INT8 encoder that loses more; the manifest records it.")
 
 
@@ -83,22 +86,39 @@ def crossval(recipe: str, data: Path, out: Path) -> None:
 
 @main.command()
 @click.argument("model", type=_File)
-@click.option("--calibration", type=_Folder, required=True, help="Images or videos like those that will come; labels are ignored.")
+@click.option(
+    "--calibration", type=_Folder, required=True, help="Images or videos like those that will come; labels are ignored."
+)
 @click.option("--labels", type=_File, required=True, help="One class name a line, in the order of the outputs.")
 @_out
 @click.option("--name", help="Name of the bundle (default: that of the folder).")
 @click.option("--version", default="1.0.0", show_default=True, help="Version of the bundle.")
 @click.option("--data", type=_Folder, help="A labelled data set: INT8 must then keep its accuracy.")
 @click.option("--preprocess", help="Normalisation outside the model: none, caffe, tf, torch or MEAN/STD, as 0/255.")
-@click.option("--color", type=click.Choice(["rgb", "bgr", "gray"]), default="rgb", show_default=True, help="What the model was trained on.")
+@click.option(
+    "--color",
+    type=click.Choice(["rgb", "bgr", "gray"]),
+    default="rgb",
+    show_default=True,
+    help="What the model was trained on.",
+)
 @click.option("--resize", default="squash", show_default=True, help="squash, pad, or crop:SHORT_SIDE.")
 @click.option("--frames", type=click.IntRange(1), default=16, show_default=True, help="Frames of a clip.")
-@click.option("--max-frames", type=click.IntRange(1), default=64, show_default=True, help="Most frames that a client may ask for.")
+@click.option(
+    "--max-frames", type=click.IntRange(1), default=64, show_default=True, help="Most frames that a client may ask for."
+)
 @click.option("--sampling", default="uniform", show_default=True, help="uniform, or fps:RATE.")
-@click.option("--weights", type=click.Choice(["float32", "float16"]), default="float32", show_default=True, help="How float weights are stored.")
+@click.option(
+    "--weights",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="How float weights are stored.",
+)
 @_split
 @_max_drop
 @_force
+@_json
 @_one_sentence
 def export(
     model: Path,
@@ -109,34 +129,39 @@ def export(
     version: str,
     data: Path | None,
     preprocess: str | None,
-    color: str,
+    color: Channels,
     resize: str,
     frames: int,
     max_frames: int,
     sampling: str,
-    weights: str,
+    weights: Literal["float32", "float16"],
     split: str,
     max_drop: float,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Export MODEL (a .keras file) to a bundle, calibrate it with real frames, and prove it."""
-    from models.foreign import export_foreign
+    from models.calibration import from_folder
+    from models.dataset import Dataset
+    from models.foreign import Reading, export_foreign
+    from models.pipeline import quantize_judged
 
-    bundle, report = export_foreign(
+    bundle = export_foreign(
         model,
-        calibration=calibration,
-        labels=labels,
+        Reading(preprocess, color, resize, frames, max_frames, sampling),
         out=out,
         name=name or out.name,
         version=version,
-        data=data,
-        preprocess=preprocess,
-        color=color,
-        resize=resize,
-        frames=frames,
-        max_frames=max_frames,
-        sampling=sampling,
+        labels=labels,
         weights=weights,
+        calibration=calibration,
+        command=_command(),
+    )
+    dataset = None if data is None else Dataset.open(data, labels=bundle.manifest.labels)
+    bundle, report = quantize_judged(
+        bundle,
+        calibration=from_folder(calibration, bundle.manifest),
+        dataset=dataset,
         split=split,
         max_drop=max_drop,
         force=force,
@@ -147,7 +172,12 @@ def export(
 
 @main.command()
 @click.argument("bundle", type=_Folder)
-@click.option("--calibration", type=_Folder, required=True, help="Images or videos like those that will come; of a data set its train split.")
+@click.option(
+    "--calibration",
+    type=_Folder,
+    required=True,
+    help="Images or videos like those that will come; of a data set its train split.",
+)
 @click.option("--data", type=_Folder, help="A labelled data set: INT8 must then keep its accuracy.")
 @_split
 @_max_drop
@@ -175,11 +205,15 @@ def quantize(
 @click.argument("bundle", type=_Folder)
 @_data
 @_split
-@click.option("--engine", type=click.Choice(["openvino", "onnxruntime"]), help="Default: whatever serves each artifact.")
+@click.option(
+    "--engine", type=click.Choice(["openvino", "onnxruntime"]), help="Default: whatever serves each artifact."
+)
 @click.option("--precision", type=click.Choice(["int8", "fp32"]), help="Default: all that the bundle holds.")
 @_json
 @_one_sentence
-def assess(bundle: Path, data: Path, split: str, engine: str | None, precision: str | None, as_json: bool) -> None:
+def assess(
+    bundle: Path, data: Path, split: str, engine: str | None, precision: Literal["int8", "fp32"] | None, as_json: bool
+) -> None:
     """Judge BUNDLE on a labelled split: accuracy, top-5, macro-F1, confusion, latency; the report is written into it."""
     from models.assess import assess as assess_bundle
     from models.dataset import Dataset
@@ -196,7 +230,11 @@ def assess(bundle: Path, data: Path, split: str, engine: str | None, precision: 
 @click.argument("recipe")
 @_data
 @_out
-@click.option("--work", type=_Folder, help="Where the stages keep what they made (default: runs/NAME); a second run goes on there.")
+@click.option(
+    "--work",
+    type=_Folder,
+    help="Where the stages keep what they made (default: runs/NAME); a second run goes on there.",
+)
 @_max_drop
 @_force
 @_json

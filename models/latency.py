@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -50,7 +51,7 @@ def measure(bundle: Bundle, runners: Sequence[Runner], *, runs: int = 15) -> lis
                 tasks[runner, f"encoder_{batch}_ms"] = lambda engine=engine, rows=frames[batch]: engine.run(
                     "encoder", rows
                 )
-            tasks[runner, "head_ms"] = lambda engine=engine, rows=clip: engine.run("head", rows)
+            tasks[runner, "head_ms"] = partial(engine.run, "head", clip)
         spent: dict[tuple[Runner, str], list[float]] = {key: [] for key in tasks}
         for number in range(runs + 1):
             for key, task in tasks.items():

@@ -34,7 +34,7 @@ def load_clip(path: Path, *, key: str | None = None, spec: Input, sampling: Samp
     if path.suffix.lower() in IMAGES:
         return decode_image(path.read_bytes(), spec=spec, limits=_LIMITS).clip
     if path.suffix.lower() in VIDEOS:
-        return decode_video(path.read_bytes(), spec=spec, plan=sampling, limits=_LIMITS).clip
+        return decode_video(path, spec=spec, plan=sampling, limits=_LIMITS).clip
     raise DataError(
         f"{path} is neither image, video, npz nor folder by its name; allowed endings: {', '.join(sorted(IMAGES | VIDEOS))}"
     )

@@ -27,7 +27,9 @@ from service.bundle.manifest import Provenance
 from service.bundle.store import MANIFEST, Bundle, open_bundle, rewrite_bundle, write_bundle
 
 
-def run(recipe: Recipe, *, data: Path, out: Path, work: Path, max_drop: float, force: bool, command: str) -> tuple[Bundle, Report]:
+def run(
+    recipe: Recipe, *, data: Path, out: Path, work: Path, max_drop: float, force: bool, command: str
+) -> tuple[Bundle, Report]:
     """All of it. Raises QuantizationRefused where INT8 loses too much; the float bundle is in `work` then, `out` untouched."""
     dataset = recipe.dataset(data)
     model = train(recipe, data=data, out=work / "train")
@@ -92,7 +94,9 @@ def accepted(bundle: Bundle, report: Report, *, force: bool) -> Bundle:
     if verdict is None or verdict["accepted"]:
         return bundle
     if not force:
-        raise QuantizationRefused(f"{verdict['sentence']}; give more calibration frames, allow more with --max-drop, or insist with --force")
+        raise QuantizationRefused(
+            f"{verdict['sentence']}; give more calibration frames, allow more with --max-drop, or insist with --force"
+        )
     calibration = bundle.manifest.calibration
     assert calibration is not None
     forced = calibration.model_copy(update={"forced": verdict["sentence"]})
@@ -131,5 +135,3 @@ def _provenance(recipe: Recipe, model: Path, command: str) -> Provenance:
         weights_license=recipe.weights.license if recipe.weights else None,
         command=command,
     )
-
-

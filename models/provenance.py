@@ -7,7 +7,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 # Those whose version can change what a bundle holds.
-_PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "tf2onnx", "onnx", "onnxruntime", "onnxslim", "openvino", "numpy", "opencv-python-headless")
+_PACKAGES = (
+    "keras",
+    "tensorflow",
+    "tensorflow-cpu",
+    "tf2onnx",
+    "onnx",
+    "onnxruntime",
+    "onnxslim",
+    "openvino",
+    "numpy",
+    "opencv-python-headless",
+)
 
 
 def packages() -> dict[str, str]:

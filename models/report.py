@@ -140,10 +140,19 @@ def _size(report: Mapping[str, Any]) -> list[str]:
 
 
 def _graph(report: Mapping[str, Any]) -> list[str]:
-    rows = [[row["layer"], row["class"], row["part"]] for row in report.get("layers", [])]
-    return table(["layer", "class", "part"], rows) if rows else []
+    parts = (("encoder", "encoder_layers"), ("head", "head_layers"))
+    rows = [
+        [part, f"{row['name']} ({row['class']})", f"{row['weights']:,}"]
+        for part, key in parts
+        for row in report.get("export", {}).get(key, [])
+        if row["weights"] or part == "head"
+    ]
+    return table(["part", "layer", "weights"], rows) if rows else []
 
 
 def _parity(report: Mapping[str, Any]) -> list[str]:
-    rows = [[str(row["batch"]), str(row["frames"]), f"{row['probabilities']:.2g}"] for row in report.get("parity", [])]
+    rows = [
+        [str(row["batch"]), str(row["frames"]), f"{row['probabilities']:.2g}"]
+        for row in report.get("export", {}).get("parity", [])
+    ]
     return table(["clips", "frames", "largest difference in probability"], rows) if rows else []

@@ -7,11 +7,24 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BLOCKED = ("tensorflow", "keras", "tf2onnx", "onnx", "tensorrt", "tensorrt_rtx", "pycuda", "sklearn", "matplotlib", "models")
+BLOCKED = (
+    "tensorflow",
+    "keras",
+    "tf2onnx",
+    "onnx",
+    "tensorrt",
+    "tensorrt_rtx",
+    "pycuda",
+    "sklearn",
+    "matplotlib",
+    "models",
+)
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False, timeout=120
+    )
 
 
 def test_the_service_imports_and_builds_its_application_with_the_offline_half_blocked() -> None:
@@ -35,7 +48,9 @@ def test_blocking_really_blocks() -> None:
 
 
 def test_importing_the_service_loads_no_engine() -> None:
-    result = python("import sys, service.cli; print([m for m in ('openvino', 'onnxruntime', 'tensorflow') if m in sys.modules])")
+    result = python(
+        "import sys, service.cli; print([m for m in ('openvino', 'onnxruntime', 'tensorflow') if m in sys.modules])"
+    )
     assert result.stdout.strip() == "[]", result.stderr
 
 

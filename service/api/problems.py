@@ -16,7 +16,7 @@ from service.errors import EngineError, InvalidParameter, MareyError
 
 logger = logging.getLogger(__name__)
 
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 def install(app: FastAPI) -> None:
@@ -63,7 +63,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     title = http.HTTPStatus(error.status_code).phrase
     detail = f"{request.method} {request.url.path}: {error.detail}; the paths are listed under /docs"
-    code = _HTTP_CODES.get(error.status_code, "bad_request")
+    code = HTTP_CODES.get(error.status_code, "bad_request")
     return problem(request, status=error.status_code, code=code, title=title, detail=detail, headers=error.headers)
 
 

@@ -70,7 +70,10 @@ def test_a_video_is_sampled_uniformly_over_its_whole_length(served, make_video: 
 
 
 def test_every_part_of_a_video_counts(served, make_video: Make) -> None:
-    shares = {p["label"]: p["probability"] for p in served.post("/classify/video", make_video("red", "blue")).json()["predictions"]}
+    shares = {
+        p["label"]: p["probability"]
+        for p in served.post("/classify/video", make_video("red", "blue")).json()["predictions"]
+    }
     assert shares["red"] == pytest.approx(shares["blue"], abs=0.1)
     assert shares["green"] < 0.1
 
@@ -89,7 +92,9 @@ def test_windows_say_when_what_was_seen(served, make_video: Make) -> None:
     answer = served.post("/classify/video", make_video("red", "green", "blue"), window_s=1, frames=4).json()
     segments = answer["segments"]
     assert [segment["predictions"][0]["label"] for segment in segments] == ["red", "green", "blue"]
-    assert all(later["start_s"] - earlier["start_s"] == pytest.approx(1, abs=0.01) for earlier, later in pairwise(segments))
+    assert all(
+        later["start_s"] - earlier["start_s"] == pytest.approx(1, abs=0.01) for earlier, later in pairwise(segments)
+    )
     assert answer["sampling"]["stride_s"] == 1
     assert answer["sampling"]["window_s"] == 1
 
@@ -102,7 +107,12 @@ def test_the_stride_that_was_used_is_stated(served, make_video: Make) -> None:
 
 def test_top_k_limits_the_classes_and_zero_means_all(served, make_picture: Make) -> None:
     image = make_picture("red")
-    assert [len(served.post("/classify/image", image, top_k=k).json()["predictions"]) for k in (0, 1, 2, 99)] == [3, 1, 2, 3]
+    assert [len(served.post("/classify/image", image, top_k=k).json()["predictions"]) for k in (0, 1, 2, 99)] == [
+        3,
+        1,
+        2,
+        3,
+    ]
     assert len(served.post("/classify/image", image).json()["predictions"]) == 3
 
 
@@ -131,7 +141,9 @@ def test_health_models_and_metrics_tell_what_runs(served, make_picture: Make) ->
 
 def test_the_api_describes_itself(served) -> None:
     paths = served.client.get("/openapi.json").json()["paths"]
-    assert {"/classify/image", "/classify/video", "/health/live", "/health/ready", "/models", "/models/{name}"} <= set(paths)
+    assert {"/classify/image", "/classify/video", "/health/live", "/health/ready", "/models", "/models/{name}"} <= set(
+        paths
+    )
     body = paths["/classify/video"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert body["properties"]["file"]["format"] == "binary"
     assert served.client.get("/docs").status_code == 200
@@ -142,5 +154,7 @@ async def test_clients_at_the_same_time_each_get_their_own_answer(served, make_p
     async with httpx.AsyncClient(base_url=served.url, timeout=60) as client:
         import asyncio
 
-        answers = await asyncio.gather(*(client.post("/classify/image", files={"file": make_picture(color)}) for color in colors))
+        answers = await asyncio.gather(
+            *(client.post("/classify/image", files={"file": make_picture(color)}) for color in colors)
+        )
     assert [answer.json()["predictions"][0]["label"] for answer in answers] == colors

@@ -60,7 +60,12 @@ def test_a_body_that_is_no_form(served) -> None:
 def test_a_form_that_breaks_off(served) -> None:
     headers = {"content-type": "multipart/form-data; boundary=b"}
     body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n\xff\xd8'
-    expect(served.client.post("/classify/image", content=body, headers=headers), 400, "malformed", saying="ends in the middle")
+    expect(
+        served.client.post("/classify/image", content=body, headers=headers),
+        400,
+        "malformed",
+        saying="ends in the middle",
+    )
 
 
 def test_a_form_without_its_boundary(served) -> None:
@@ -123,7 +128,9 @@ def test_a_file_larger_than_allowed_that_does_not_say_so(served) -> None:
         yield b"\r\n--b--\r\n"
 
     headers = {"content-type": "multipart/form-data; boundary=b"}
-    expect(served.client.post("/classify/image", content=body(), headers=headers), 413, "file_too_large", saying="1048576")
+    expect(
+        served.client.post("/classify/image", content=body(), headers=headers), 413, "file_too_large", saying="1048576"
+    )
 
 
 def test_ten_large_uploads_all_get_to_read_their_refusal(served) -> None:
@@ -144,14 +151,23 @@ def test_a_video_longer_than_allowed(color_bundle, serve, make_video: Make) -> N
 
 
 @pytest.mark.parametrize(
-    "content", [b"just some text, whatever the name says", b"%PDF-1.7\n", b"GIF", b"\x00" * 64, b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:1/a.ts\n"]
+    "content",
+    [
+        b"just some text, whatever the name says",
+        b"%PDF-1.7\n",
+        b"GIF",
+        b"\x00" * 64,
+        b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:1/a.ts\n",
+    ],
 )
 def test_what_is_no_media_is_refused_whatever_its_name(served, content: bytes) -> None:
     expect(served.post("/classify/image", content), 415, "unsupported_media", saying="JPEG")
     expect(served.post("/classify/video", content), 415, "unsupported_media", saying="")
 
 
-def test_an_image_and_a_video_at_each_others_door_are_shown_the_right_one(served, make_picture: Make, make_video: Make) -> None:
+def test_an_image_and_a_video_at_each_others_door_are_shown_the_right_one(
+    served, make_picture: Make, make_video: Make
+) -> None:
     expect(served.post("/classify/video", make_picture("red")), 415, "unsupported_media", saying="/classify/image")
     expect(served.post("/classify/image", make_video("red")), 415, "unsupported_media", saying="/classify/video")
 

@@ -1,0 +1,165 @@
+"""Judge a recipe on a small data set: grouped cross-validation, beside a plain floor in the very same folds.
+
+One split of some fifty clips has a standard error of six points; every clip in a fold of its own, with whole groups kept
+together, says more. Whatever is chosen by figures (the epoch at which to stop) is chosen inside each fold, on groups taken
+from its training part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+
+from models.dataset import Dataset, Sample
+from models.errors import DataError, RecipeError
+from models.features import FEATURES, Activations
+from models.fit import Part
+from models.provenance import packages
+from models.recipe import CrossValidation, Recipe
+from models.train import activations_of, fit_all
+from models.zoo.efficientnet_lite import efficientnet_lite0
+from models.zoo.pooling import pooled
+from service.bundle.manifest import Input, Sampling
+
+Fold = tuple[NDArray[np.int64], NDArray[np.int64]]  # the samples to fit on, and those to judge by
+_FLOOR_INPUT = Input(height=224, width=224)
+
+
+def crossvalidate(recipe: Recipe, *, data: str | Path, cache: str | Path | None = None) -> dict[str, Any]:
+    """Figures of `recipe` and of the floor on every clip below `data`, as a JSON object; raises DataError and RecipeError.
+
+    `accuracy` is a mean over seeds and folds, `standard_error` that of the folds' accuracies (each a mean over seeds).
+    `cache` keeps the frozen activations for another run.
+    """
+    if recipe.training is None:
+        raise RecipeError(f"recipe {recipe.name} trains nothing; cross-validation needs [training]")
+    started = time.perf_counter()
+    plan, dataset = recipe.crossval, recipe.dataset(data)
+    folds = grouped_folds(dataset, dataset.samples, count=plan.folds, seed=0)
+    with _folder(cache) as kept:
+        floor = _floor(dataset, folds, plan=plan, cache=kept)
+        ours = _ours(recipe, dataset, folds, cache=kept)
+    return {
+        "recipe": recipe.name,
+        "recipe_sha256": recipe.sha256,
+        "data": recipe.data.folder,
+        "data_sha256": dataset.digest(dataset.samples),
+        "n": len(dataset.samples),
+        "groups": len({sample.group for sample in dataset.samples}),
+        "fold_sizes": [len(judged) for _, judged in folds],
+        "ours": ours,
+        "floor": floor,
+        "difference": round(ours["accuracy"] - floor["accuracy"], 4),
+        "within_one_standard_error": ours["accuracy"] >= floor["accuracy"] - floor["standard_error"],
+        "seconds": round(time.perf_counter() - started, 1),
+        "packages": packages(),
+    }
+
+
+def grouped_folds(dataset: Dataset, samples: Sequence[Sample], *, count: int, seed: int) -> list[Fold]:
+    """`count` folds of `samples`: groups stay whole, classes are spread as evenly as that allows."""
+    groups = [sample.group for sample in samples]
+    if len(set(groups)) < count:
+        raise DataError(
+            f"{dataset.root} has {len(set(groups))} groups, {count} folds need as many or more; lower crossval.folds"
+        )
+    classes = np.array(dataset.class_ids(samples))
+    splitter = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
+    return list(splitter.split(np.zeros(len(samples)), classes, groups))
+
+
+def _ours(recipe: Recipe, dataset: Dataset, folds: Sequence[Fold], *, cache: Path) -> dict[str, Any]:
+    plan, samples, labels = recipe.crossval, dataset.samples, len(dataset.labels)
+    activations = activations_of(recipe.build(classes=labels), recipe, dataset=dataset, cache=cache)
+    activations.prepare(samples)
+    assert recipe.training is not None
+    last = recipe.training.stages[-1].cut
+    right = np.zeros((plan.seeds, len(samples)), bool)
+    progress = tqdm(total=plan.seeds * len(folds), desc=f"cross-validate {recipe.name}", unit="fold")
+    for seed in range(plan.seeds):
+        for fitted, judged in folds:
+            outer = [samples[i] for i in fitted]
+            inner, chosen = grouped_folds(dataset, outer, count=plan.inner_folds, seed=seed)[0]
+            keras.utils.set_random_seed(seed)
+            model = recipe.build(classes=labels, seed=seed)
+            fit_all(
+                model,
+                recipe,
+                activations=activations,
+                dataset=dataset,
+                train=tuple(outer[i] for i in inner),
+                val=tuple(outer[i] for i in chosen),
+                seed=seed,
+                quiet=True,
+            )
+            tested = [samples[i] for i in judged]
+            predicted = Part(model, cut=last).predict(activations.read(tested, cut=last)).argmax(1)
+            right[seed, judged] = predicted == np.array(dataset.class_ids(tested))
+            keras.backend.clear_session()
+            progress.update()
+            progress.set_postfix(accuracy=f"{right[seed, judged].mean():.3f}")
+    progress.close()
+    return _summary(right, folds)
+
+
+def _floor(dataset: Dataset, folds: Sequence[Fold], *, plan: CrossValidation, cache: Path) -> dict[str, Any]:
+    """Logistic regression on mean, standard deviation and mean |difference| of frozen EfficientNet-Lite0 features."""
+    activations = Activations(
+        pooled(efficientnet_lite0()),
+        dataset=dataset,
+        spec=_FLOOR_INPUT,
+        sampling=Sampling(frames=plan.floor_frames),
+        cache=cache,
+    )
+    activations.prepare(dataset.samples)
+    inputs = np.stack(
+        [_statistics(row[0].astype(np.float32)) for row in activations.read(dataset.samples, cut=FEATURES)]
+    )
+    classes = np.array(dataset.class_ids(dataset.samples))
+    right = np.zeros((1, len(classes)), bool)
+    for fitted, judged in folds:
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(
+            inputs[fitted], classes[fitted]
+        )
+        right[0, judged] = classifier.predict(inputs[judged]) == classes[judged]
+    return _summary(right, folds)
+
+
+def _statistics(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`[T, D]` → `[3·D]`; a clip of one frame has neither deviation nor difference."""
+    change = np.abs(np.diff(features, axis=0)).mean(0) if len(features) > 1 else np.zeros_like(features[0])
+    return np.concatenate([features.mean(0), features.std(0), change])
+
+
+def _summary(right: NDArray[np.bool_], folds: Sequence[Fold]) -> dict[str, Any]:
+    """From `[seeds, clips]` of right answers; the error is over folds, which differ far more than seeds do."""
+    table = np.array([[seed[judged].mean() for _, judged in folds] for seed in right])
+    by_fold = table.mean(0)
+    return {
+        "accuracy": round(float(table.mean()), 4),
+        "standard_error": round(float(by_fold.std(ddof=1) / np.sqrt(len(folds))), 4),
+        "by_seed": [round(float(value), 4) for value in table.mean(1)],
+        "by_fold": [round(float(value), 4) for value in by_fold],
+    }
+
+
+@contextlib.contextmanager
+def _folder(cache: str | Path | None) -> Iterator[Path]:
+    if cache is not None:
+        yield Path(cache)
+        return
+    with tempfile.TemporaryDirectory(prefix="marey-") as folder:
+        yield Path(folder)

@@ -1,0 +1,129 @@
+"""Activations of the frozen part of a network, computed once for each clip and view, and kept on disk.
+
+    clip ──load──► frames ──views──► [1 + V, T, H, W, C] ──frozen CNN up to a cut──► [1 + V, T, …]
+
+View 0 is the clip exactly as the server would see it. One file per clip and cut, written whole or not at all, so that
+an interrupted run goes on where it stopped; the folder's name is a hash of everything the activations depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from models.augment import View
+from models.dataset import Dataset, Sample
+from models.errors import RecipeError
+from models.recipe import Augmentation
+from service.bundle.manifest import Input, Sampling
+
+FEATURES = "features"
+_CHUNK = 32  # frames in one call of the CNN
+_DENSE = 3  # views draw their frames from this many times as many
+
+
+def cut_model(encoder: keras.Model, *, cut: str) -> tuple[keras.Model, keras.Model | None]:
+    """`encoder` in two at `cut`: frames → activations, and activations → features (None where `cut` is `features`).
+
+    `cut` may name a block of the CNN, `block7`; both parts share their layers with `encoder`. Raises RecipeError.
+    """
+    if cut == FEATURES:
+        return encoder, None
+    names = [layer.name for layer in encoder.layers]
+    last = next((name for name in (f"{cut}_add", f"{cut}_project_norm", cut) if name in names), None)
+    if last is None or last == names[-1]:
+        raise RecipeError(
+            f"the CNN cannot be cut after {cut!r}; choose {FEATURES}, or one of its blocks before the last"
+        )
+    activations = encoder.get_layer(last).output
+    return keras.Model(encoder.input, activations), keras.Model(activations, encoder.output)
+
+
+class Activations:
+    """What the frozen CNN says of every clip and view, at each of `cuts`."""
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        *,
+        dataset: Dataset,
+        spec: Input,
+        sampling: Sampling,
+        cuts: Sequence[str] = (FEATURES,),
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        cache: Path,
+    ) -> None:
+        self._dataset, self._spec, self._sampling, self._seed = dataset, spec, sampling, seed
+        self._augmentation = augmentation or Augmentation()
+        self._cuts = tuple(dict.fromkeys(cuts))
+        models = {cut: cut_model(encoder, cut=cut)[0] for cut in self._cuts}
+        self._frozen = keras.Model(encoder.input, [model.output for model in models.values()])
+        stamp = [spec.model_dump_json(), sampling.model_dump_json(), self._augmentation.model_dump_json(), str(seed)]
+        self._folders = {cut: cache / f"{cut}-{_digest(model, stamp)}" for cut, model in models.items()}
+
+    def prepare(self, samples: Sequence[Sample]) -> None:
+        """Compute whatever is not on disk yet."""
+        for folder in self._folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+        missing = [sample for sample in samples if not all(self._file(cut, sample).is_file() for cut in self._cuts)]
+        for sample in tqdm(missing, desc="CNN, frozen part", unit="clip", disable=not missing):
+            views = self._views(sample)
+            rows = self._encode(views.reshape(-1, *views.shape[2:]))
+            for cut, activations in zip(self._cuts, rows, strict=True):
+                _write(self._file(cut, sample), activations.reshape(*views.shape[:2], *activations.shape[1:]))
+
+    def read(self, samples: Sequence[Sample], *, cut: str) -> list[NDArray[np.float16]]:
+        """For each sample `[1 + V, T, …]`, mapped from disk; T may differ from clip to clip."""
+        return [np.load(self._file(cut, sample), mmap_mode="r") for sample in samples]
+
+    def _views(self, sample: Sample) -> NDArray[np.uint8]:
+        """`[1 + V, T, H, W, C]`; the draws depend on the seed and the clip's name, not on its place in the data set."""
+        frames = self._dataset.load(sample, spec=self._spec, sampling=self._sampling).frames
+        if not self._augmentation.views:
+            return frames[None]
+        count = min(_DENSE * self._sampling.frames, 1024)
+        dense = Sampling(frames=count, max_frames=count)
+        clip = self._dataset.load(sample, spec=self._spec, sampling=dense).frames
+        key = int.from_bytes(hashlib.sha256(_identity(self._dataset, sample)).digest()[:8])
+        draws = [
+            View.draw(self._augmentation, frames=len(frames), seed=(self._seed, key, view))
+            for view in range(self._augmentation.views)
+        ]
+        return np.stack([frames, *(draw.apply(clip) for draw in draws)])
+
+    def _encode(self, frames: NDArray[np.uint8]) -> list[NDArray[np.float16]]:
+        chunks = range(0, len(frames), _CHUNK)
+        parts = [self._frozen.predict_on_batch(frames[i : i + _CHUNK].astype(np.float32)) for i in chunks]
+        return [np.concatenate(part).astype(np.float16) for part in zip(*parts, strict=True)]
+
+    def _file(self, cut: str, sample: Sample) -> Path:
+        return self._folders[cut] / f"{hashlib.sha256(_identity(self._dataset, sample)).hexdigest()[:24]}.npy"
+
+
+def _identity(dataset: Dataset, sample: Sample) -> bytes:
+    return f"{sample.path.relative_to(dataset.root).as_posix()}\0{sample.key or ''}".encode()
+
+
+def _digest(model: keras.Model, stamp: Sequence[str]) -> str:
+    total = hashlib.sha256("\0".join(stamp).encode())
+    for layer in model.layers:
+        total.update(f"{layer.name} {layer.get_config()}".encode())
+    for weight in model.weights:
+        total.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    return total.hexdigest()[:16]
+
+
+def _write(path: Path, array: NDArray[Any]) -> None:
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.save(file, array)
+    os.replace(part, path)

@@ -1,0 +1,164 @@
+"""Train a recipe's network: frozen CNN first, on cached features, then its last blocks; resumable at every epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from models.dataset import Dataset, Sample
+from models.errors import BuildError, RecipeError
+from models.features import FEATURES, Activations
+from models.fit import ENCODE, History, Labelled, Part, class_weights, fit_stage
+from models.provenance import packages
+from models.recipe import Recipe
+
+MODEL, RUN = "model.keras", "run.json"
+
+
+def train(recipe: Recipe, *, data: str | Path, out: str | Path) -> Path:
+    """Train by `recipe` on the data set below `data`; writes `out`/model.keras and `out`/run.json, and returns the former.
+
+    Fits on split train, stops early by split val, never looks at test. What is done is not done again: cached
+    activations, whole stages and whole epochs are taken up from `out`, unless the recipe or the data changed. Raises
+    DataError, RecipeError and BuildError.
+    """
+    started = time.perf_counter()
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    dataset = recipe.dataset(data)
+    stamp = {"recipe": recipe.name, "recipe_sha256": recipe.sha256, "data_sha256": dataset.digest(dataset.samples)}
+    done = _read(folder / RUN)
+    if done.get("stamp") == stamp and (folder / MODEL).is_file():
+        return folder / MODEL
+    if _read(folder / "stamp.json") != stamp:
+        for stale in folder.glob("stage*.npz"):
+            stale.unlink()
+        _write(folder / "stamp.json", stamp)
+    keras.utils.set_random_seed(recipe.training.seed if recipe.training else 0)
+    model = recipe.build(classes=len(dataset.labels))
+    figures: dict[str, Any] = {}
+    if recipe.training is not None:
+        figures = _fit(model, recipe, dataset=dataset, folder=folder)
+    part = folder / f".{MODEL}.part.keras"
+    model.save(part)
+    os.replace(part, folder / MODEL)
+    seconds = round(time.perf_counter() - started, 1)
+    _write(
+        folder / RUN, {"stamp": stamp, "labels": dataset.labels, **figures, "seconds": seconds, "versions": packages()}
+    )
+    return folder / MODEL
+
+
+def fit_all(
+    model: keras.Model,
+    recipe: Recipe,
+    *,
+    activations: Activations,
+    dataset: Dataset,
+    train: tuple[Sample, ...],
+    val: tuple[Sample, ...],
+    seed: int,
+    folder: Path | None = None,
+    quiet: bool = False,
+) -> list[History]:
+    """All stages of `recipe`, in place: fit on `train`, choose the epoch by `val`. Checkpoints go to `folder`, if given."""
+    assert recipe.training is not None
+    histories = []
+    classes = np.array(dataset.class_ids(train), np.int64)
+    weights = class_weights(classes, count=len(dataset.labels))
+    if not recipe.training.class_weights:
+        weights = np.ones_like(weights)
+    for number, stage in enumerate(recipe.training.stages):
+        histories.append(
+            fit_stage(
+                model,
+                stage=stage,
+                train=Labelled(activations.read(train, cut=stage.cut), classes),
+                val=Labelled(activations.read(val, cut=stage.cut), np.array(dataset.class_ids(val), np.int64)),
+                weights=weights,
+                seed=seed * 1000 + number,
+                checkpoint=folder / f"stage{number}.npz" if folder else None,
+                quiet=quiet,
+            )
+        )
+    return histories
+
+
+def activations_of(model: keras.Model, recipe: Recipe, *, dataset: Dataset, cache: Path) -> Activations:
+    """The cached activations at every cut of the recipe's stages. Raises RecipeError where the cuts move the wrong way."""
+    assert recipe.training is not None
+    encoder = model.get_layer(ENCODE).layer
+    cuts = [stage.cut for stage in recipe.training.stages]
+    depths = [len(encoder.layers) if cut == FEATURES else _number(cut) for cut in cuts]
+    if depths != sorted(depths, reverse=True):
+        raise RecipeError(
+            f"stages cut at {', '.join(cuts)}: a later stage must not freeze what one before it trained; reorder them"
+        )
+    return Activations(
+        encoder,
+        dataset=dataset,
+        spec=recipe.input,
+        sampling=recipe.sampling,
+        cuts=cuts,
+        augmentation=recipe.training.augmentation,
+        seed=recipe.training.seed,
+        cache=cache,
+    )
+
+
+def _number(cut: str) -> int:
+    digits = cut.removeprefix("block")
+    if not digits.isdigit():
+        raise RecipeError(f"the CNN cannot be cut after {cut!r}; choose {FEATURES} or a block, such as block7")
+    return int(digits)
+
+
+def _fit(model: keras.Model, recipe: Recipe, *, dataset: Dataset, folder: Path) -> dict[str, Any]:
+    assert recipe.training is not None
+    fitted, chosen = dataset.split("train"), dataset.split("val")
+    missing = set(dataset.labels) - {sample.label for sample in fitted}
+    if missing:
+        raise BuildError(
+            f"split train has no samples of {', '.join(sorted(missing)[:5])}; a class cannot be learned from none"
+        )
+    activations = activations_of(model, recipe, dataset=dataset, cache=folder / "cache")
+    activations.prepare((*fitted, *chosen))
+    histories = fit_all(
+        model,
+        recipe,
+        activations=activations,
+        dataset=dataset,
+        train=fitted,
+        val=chosen,
+        seed=recipe.training.seed,
+        folder=folder,
+    )
+    last = recipe.training.stages[-1].cut
+    predicted = Part(model, cut=last).predict(activations.read(chosen, cut=last)).argmax(1)
+    right = int((predicted == np.array(dataset.class_ids(chosen))).sum())
+    return {
+        "val": {"n": len(chosen), "right": right, "accuracy": right / len(chosen)},
+        "parameters": model.count_params(),
+        "history": [dataclasses.asdict(history) for history in histories],
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,104 @@
+"""A decode worker: a process of its own that answers calls until its pipe closes, and dies with its parent.
+
+Started as a fresh interpreter by `service.media.workers`; imports OpenCV and Pillow, and nothing of the server.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from service.errors import DecodeLimit, MareyError
+from service.media import wire
+
+READY = "ready"
+_PR_SET_PDEATHSIG = 1
+
+
+def main(fd: int, *, parent: int, memory_bytes: int, cpu_s: float) -> None:
+    """Serve `fd`, a connected socket. `memory_bytes` bounds the address space, `cpu_s` the processor time of each call."""
+    _die_with(parent)
+    # The parent decides when a worker ends: on Ctrl-C or SIGTERM it first answers what it has accepted.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _warm_up()
+    # After the imports: OpenBLAS and friends reserve address space that they never touch.
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    with socket.socket(fileno=fd) as connection:
+        _send(connection, READY)
+        while (call := _receive(connection)) is not None:
+            _limit_cpu(cpu_s)
+            _send(connection, _answer(*call))
+
+
+def _answer(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any]:
+    try:
+        return "value", function(*args, **kwargs)
+    except MareyError as error:
+        return "error", error.with_traceback(None)
+    except MemoryError:
+        return "error", DecodeLimit(
+            "decoding needs more memory than one upload may take; scale the file down, or cut it"
+        )
+    except Exception as error:  # noqa: BLE001 - whatever a hostile file brings about must not end the worker
+        return "unexpected", (type(error).__name__, traceback.format_exc())
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the call above
+        sys.exit(1)
+
+
+def _warm_up() -> None:
+    import cv2  # noqa: PLC0415 - the imports are what is being paid here, before the first request
+    import numpy as np  # noqa: PLC0415
+
+    from service.bundle.manifest import Input  # noqa: PLC0415
+    from service.media import decode  # noqa: F401, PLC0415
+    from service.media.image import decode_image  # noqa: PLC0415
+    from service.media.limits import Limits  # noqa: PLC0415
+
+    cv2.setNumThreads(1)
+    _, picture = cv2.imencode(".jpg", np.zeros((32, 32, 3), np.uint8))
+    decode_image(picture.tobytes(), spec=Input(height=16, width=16), limits=Limits())
+
+
+def _limit_cpu(seconds: float) -> None:
+    # RLIMIT_CPU counts from the start of the process: each call gets its own allowance on top of what was used.
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    allowance = int(usage.ru_utime + usage.ru_stime + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (allowance, resource.RLIM_INFINITY))
+
+
+def _send(connection: socket.socket, message: object) -> None:
+    for part in wire.pack(message):
+        connection.sendall(part)
+
+
+def _receive(connection: socket.socket) -> Any:
+    head = _exactly(connection, wire.COUNT.size)
+    if head is None:
+        return None
+    sizes = _exactly(connection, wire.count(head) * wire.COUNT.size)
+    parts = [_exactly(connection, size) for size in wire.lengths(sizes)] if sizes is not None else [None]
+    whole = [part for part in parts if part is not None]
+    return wire.unpack(whole) if len(whole) == len(parts) else None
+
+
+def _exactly(connection: socket.socket, size: int) -> bytearray | None:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        got = connection.recv_into(view)
+        if not got:
+            return None
+        view = view[got:]
+    return data
