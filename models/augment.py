@@ -67,7 +67,7 @@ class View:
             resized = resized[:, ::-1]
         if (self.brightness, self.contrast, self.saturation) == (0.0, 1.0, 1.0):
             return np.ascontiguousarray(resized)
-        colors = resized.astype(np.float32)
+        colors: NDArray[np.floating] = resized.astype(np.float32)
         if channels == 3:
             grey = (colors @ _LUMA)[..., None]
             colors = grey + (colors - grey) * self.saturation

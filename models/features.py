@@ -9,7 +9,6 @@ an interrupted run goes on where it stopped; the folder's name is a hash of ever
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -126,4 +125,4 @@ def _write(path: Path, array: NDArray[Any]) -> None:
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         np.save(file, array)
-    os.replace(part, path)
+    part.replace(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,8 +218,8 @@ class _State:
         }
         part = self._file.with_suffix(".part")
         with part.open("wb") as file:
-            np.savez(file, **arrays, **{name: np.array(value) for name, value in figures.items()})
-        os.replace(part, self._file)
+            np.savez(file, **arrays, **{name: np.array(value) for name, value in figures.items()})  # type: ignore[arg-type]  # NumPy's stub takes a dict for its flag
+        part.replace(self._file)
 
     def restore_best(self) -> None:
         for variable, value in zip(self._live, self._best, strict=False):

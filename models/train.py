@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def train(recipe: Recipe, *, data: str | Path, out: str | Path) -> Path:
         figures = _fit(model, recipe, dataset=dataset, folder=folder)
     part = folder / f".{MODEL}.part.keras"
     model.save(part)
-    os.replace(part, folder / MODEL)
+    part.replace(folder / MODEL)
     seconds = round(time.perf_counter() - started, 1)
     _write(
         folder / RUN, {"stamp": stamp, "labels": dataset.labels, **figures, "seconds": seconds, "versions": packages()}
@@ -161,4 +160,4 @@ def _read(path: Path) -> dict[str, Any]:
 def _write(path: Path, content: dict[str, Any]) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    part.replace(path)

@@ -9,7 +9,7 @@ from keras import ops
 
 
 @keras.saving.register_keras_serializable(package="marey")
-class TemporalDifference(keras.layers.Layer):
+class TemporalDifference(keras.layers.Layer):  # type: ignore[misc]  # keras ships no type information
     """Features `[B, T, D]` → `[B, T, 2·D]`: each with its change since the frame before, `[x_t, x_t − x_{t−1}]`.
 
     The first frame has no frame before it: its change is 0, so a clip of one frame works. Features that were averaged over

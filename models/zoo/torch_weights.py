@@ -57,23 +57,28 @@ def read_torch_weights(path: str | Path) -> dict[str, NDArray[Any]]:
     """Every tensor of the state dict in `path` by its name; raises WeightsError where the file is not of that format."""
     with Path(path).open("rb") as file:
         try:
-            magic, protocol, _sizes = (_Plain(file).load() for _ in range(3))
-            if (magic, protocol) != (_MAGIC, _PROTOCOL):
-                raise pickle.UnpicklingError("the magic number is another")
-            reader = _StateDict(file)
-            tensors = reader.load()
-            for key in _Plain(file).load():
-                storage = reader.storages[str(key)]
-                (count,) = struct.unpack("<q", file.read(8))
-                data = file.read(storage.nbytes)
-                if count != storage.size or len(data) != storage.nbytes:
-                    raise pickle.UnpicklingError(f"storage {key} holds {count} values, {storage.size} are named")
-                storage[:] = np.frombuffer(data, storage.dtype)
+            tensors = _read(file)
         except (pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, struct.error) as error:
             raise WeightsError(
                 f"{path} is no state dict in torch's legacy format ({error}); install the package again"
             ) from None
     return {name: _view(*tensor, name=name) for name, tensor in tensors.items()}
+
+
+def _read(file: BinaryIO) -> dict[str, Any]:
+    magic, protocol, _sizes = (_Plain(file).load() for _ in range(3))
+    if (magic, protocol) != (_MAGIC, _PROTOCOL):
+        raise pickle.UnpicklingError("the magic number is another")
+    reader = _StateDict(file)
+    tensors: dict[str, Any] = reader.load()
+    for key in _Plain(file).load():
+        storage = reader.storages[str(key)]
+        (count,) = struct.unpack("<q", file.read(8))
+        data = file.read(storage.nbytes)
+        if count != storage.size or len(data) != storage.nbytes:
+            raise pickle.UnpicklingError(f"storage {key} holds {count} values, {storage.size} are named")
+        storage[:] = np.frombuffer(data, storage.dtype)
+    return tensors
 
 
 class _Plain(pickle.Unpickler):
