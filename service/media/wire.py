@@ -1,7 +1,7 @@
 """Messages between the service and its decode workers: a pickle, and the arrays in it as they lie in memory.
 
-Layout: count of parts, then the length of each, as 8-byte little-endian integers, then the parts: the pickle (protocol 5)
-first, its out-of-band buffers after it. So the 2.4 MB of a clip are received straight into the array's own memory.
+Layout: a header of eight 8-byte little-endian integers (the count of parts, the length of each, zeros), then the parts: the
+pickle (protocol 5) first, its out-of-band buffers after it. So the 2.4 MB of a clip are received into the array's own memory.
 """
 
 from __future__ import annotations
@@ -11,31 +11,29 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-MAX_PARTS = 64
-COUNT = struct.Struct("<Q")
+MAX_PARTS = 7
+_HEADER = struct.Struct(f"<{1 + MAX_PARTS}Q")
+HEADER_BYTES = _HEADER.size
 
 
 def pack(message: object) -> list[memoryview]:
     """`message` as byte views to be sent one after the other."""
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
-    parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]
-    if len(parts) > MAX_PARTS:
-        raise ValueError(f"a message of {len(parts)} parts, at most {MAX_PARTS}")
-    lengths = struct.pack(f"<{len(parts) + 1}Q", len(parts), *(part.nbytes for part in parts))
-    return [memoryview(lengths), *parts]
+    parts = [buffer.raw() for buffer in buffers]
+    lengths = [len(head), *(part.nbytes for part in parts)]
+    if len(lengths) > MAX_PARTS:
+        raise ValueError(f"a message of {len(lengths)} parts, at most {MAX_PARTS}")
+    header = _HEADER.pack(len(lengths), *lengths, *[0] * (MAX_PARTS - len(lengths)))
+    return [memoryview(header + head), *parts]
 
 
-def count(data: bytes | bytearray) -> int:
-    """The number of parts; raises ValueError where the peer sent something else."""
-    (parts,) = COUNT.unpack(data)
-    if not 1 <= parts <= MAX_PARTS:
-        raise ValueError(f"a message of {parts} parts, expected 1 to {MAX_PARTS}")
-    return int(parts)
-
-
-def lengths(data: bytes | bytearray) -> tuple[int, ...]:
-    return struct.unpack(f"<{len(data) // COUNT.size}Q", data)
+def lengths(header: bytes | bytearray) -> tuple[int, ...]:
+    """How long each part is that follows; raises ValueError where the peer sent something else."""
+    count, *found = _HEADER.unpack(header)
+    if not 1 <= count <= MAX_PARTS:
+        raise ValueError(f"a message of {count} parts, expected 1 to {MAX_PARTS}")
+    return tuple(found[:count])
 
 
 def unpack(parts: Sequence[bytearray]) -> Any:

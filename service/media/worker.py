@@ -13,10 +13,14 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from service.bundle.manifest import Input, Sampling
 from service.errors import DecodeLimit, MareyError
 from service.media import wire
+from service.media.frames import Decoded, Windows
+from service.media.limits import Limits
 
 READY = "ready"
 _PR_SET_PDEATHSIG = 1
@@ -29,6 +33,7 @@ def main(fd: int, *, parent: int, memory_bytes: int, cpu_s: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _warm_up()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # After the imports: OpenBLAS and friends reserve address space that they never touch.
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     with socket.socket(fileno=fd) as connection:
@@ -36,6 +41,20 @@ def main(fd: int, *, parent: int, memory_bytes: int, cpu_s: float) -> None:
         while (call := _receive(connection)) is not None:
             _limit_cpu(cpu_s)
             _send(connection, _answer(*call))
+
+
+def image(data: bytes, *, spec: Input, limits: Limits) -> Decoded:
+    """`decode_image`, imported where it runs: the server itself needs no OpenCV."""
+    from service.media.image import decode_image  # noqa: PLC0415
+
+    return decode_image(data, spec=spec, limits=limits)
+
+
+def video(source: bytes | Path, *, spec: Input, plan: Sampling | Windows, limits: Limits) -> Decoded:
+    """`decode_video`, likewise."""
+    from service.media.decode import decode_video  # noqa: PLC0415
+
+    return decode_video(source, spec=spec, plan=plan, limits=limits)
 
 
 def _answer(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any]:
@@ -61,14 +80,11 @@ def _warm_up() -> None:
     import cv2  # noqa: PLC0415 - the imports are what is being paid here, before the first request
     import numpy as np  # noqa: PLC0415
 
-    from service.bundle.manifest import Input  # noqa: PLC0415
     from service.media import decode  # noqa: F401, PLC0415
-    from service.media.image import decode_image  # noqa: PLC0415
-    from service.media.limits import Limits  # noqa: PLC0415
 
     cv2.setNumThreads(1)
     _, picture = cv2.imencode(".jpg", np.zeros((32, 32, 3), np.uint8))
-    decode_image(picture.tobytes(), spec=Input(height=16, width=16), limits=Limits())
+    image(picture.tobytes(), spec=Input(height=16, width=16), limits=Limits())
 
 
 def _limit_cpu(seconds: float) -> None:
@@ -84,13 +100,11 @@ def _send(connection: socket.socket, message: object) -> None:
 
 
 def _receive(connection: socket.socket) -> Any:
-    head = _exactly(connection, wire.COUNT.size)
-    if head is None:
+    header = _exactly(connection, wire.HEADER_BYTES)
+    if header is None:
         return None
-    sizes = _exactly(connection, wire.count(head) * wire.COUNT.size)
-    parts = [_exactly(connection, size) for size in wire.lengths(sizes)] if sizes is not None else [None]
-    whole = [part for part in parts if part is not None]
-    return wire.unpack(whole) if len(whole) == len(parts) else None
+    parts = [part for size in wire.lengths(header) if (part := _exactly(connection, size)) is not None]
+    return wire.unpack(parts) if len(parts) == len(wire.lengths(header)) else None
 
 
 def _exactly(connection: socket.socket, size: int) -> bytearray | None:

@@ -28,7 +28,7 @@ from service.errors import DecodeFailed, DecodeLimit, Draining, NotReady
 from service.media import wire
 from service.media.frames import Decoded, Windows
 from service.media.limits import Limits
-from service.media.worker import READY
+from service.media.worker import READY, image, video
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,7 +57,7 @@ _ENVIRONMENT = {
 }
 
 
-class _Gone(Exception):  # noqa: N818 - it is not shown to anyone
+class _Gone(Exception):
     """The worker's end of the socket is closed."""
 
 
@@ -79,8 +79,7 @@ class _Worker:
             raise _Gone from error
 
     async def receive(self) -> Any:
-        parts = wire.count(await self._exactly(wire.COUNT.size))
-        sizes = wire.lengths(await self._exactly(parts * wire.COUNT.size))
+        sizes = wire.lengths(await self._exactly(wire.HEADER_BYTES))
         return wire.unpack([await self._exactly(size) for size in sizes])
 
     def kill(self) -> None:
@@ -117,6 +116,7 @@ class DecodePool:
     _workers: set[_Worker] = field(default_factory=set, init=False)
     _idle: asyncio.Queue[_Worker] = field(default_factory=asyncio.Queue, init=False)
     _boots: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _burials: set[asyncio.Task[int]] = field(default_factory=set, init=False)
     _failed_boots: int = field(default=0, init=False)
     _dead: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _closed: bool = field(default=False, init=False)
@@ -149,15 +149,11 @@ class DecodePool:
 
     async def image(self, data: bytes, *, spec: Input) -> Decoded:
         """As `decode_image`."""
-        from service.media.image import decode_image  # noqa: PLC0415 - the server itself needs no OpenCV
-
-        return await self.submit(decode_image, data, spec=spec, limits=self.limits)
+        return await self.submit(image, data, spec=spec, limits=self.limits)
 
     async def video(self, source: bytes | Path, *, spec: Input, plan: Sampling | Windows) -> Decoded:
         """As `decode_video`; a file (spooled upload) is opened by the worker."""
-        from service.media.decode import decode_video  # noqa: PLC0415
-
-        return await self.submit(decode_video, source, spec=spec, plan=plan, limits=self.limits)
+        return await self.submit(video, source, spec=spec, plan=plan, limits=self.limits)
 
     async def submit(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `function` (importable by name) in a worker. Cancelling the call kills the worker that works on it.
@@ -175,6 +171,8 @@ class DecodePool:
             ) from None
         except _Gone:
             self._replace(worker)
+            if self._closed:
+                raise self._refusal() from None
             raise await _epitaph(worker.process) from None
         except BaseException:
             self._replace(worker)
@@ -190,16 +188,20 @@ class DecodePool:
         raise DecodeFailed(f"the file could not be decoded ({name}): it is damaged in a way that was not foreseen")
 
     async def close(self) -> None:
-        """End all workers, and wait until they are gone. Calls that still run fail with DecodeFailed."""
+        """End all workers, and wait until they are gone. Calls that still run fail with Draining."""
         self._closed = True
         self._dead.set()
         for boot in self._boots:
             boot.cancel()
         await asyncio.gather(*self._boots, return_exceptions=True)
-        workers, self._workers = self._workers, set()
-        for worker in workers:
-            worker.kill()
-        await asyncio.gather(*(asyncio.to_thread(worker.process.wait) for worker in workers))
+        # A call that runs reads the end of its socket, and closes it: closing it here would leave it waiting.
+        for worker in self._workers:
+            worker.process.kill()
+        while not self._idle.empty():
+            self._discard(self._idle.get_nowait())
+        for worker in self._workers:
+            await asyncio.to_thread(worker.process.wait)
+        await asyncio.gather(*self._burials)
 
     async def _free_worker(self) -> _Worker:
         self.waiting += 1
@@ -252,6 +254,9 @@ class DecodePool:
     def _discard(self, worker: _Worker) -> None:
         worker.kill()
         self._workers.discard(worker)
+        burial = asyncio.ensure_future(asyncio.to_thread(worker.process.wait))
+        self._burials.add(burial)
+        burial.add_done_callback(self._burials.discard)
 
     def _boot(self, *, successor_of: _Worker | None = None) -> None:
         worker = _spawn(memory_bytes=self.memory_bytes, cpu_s=self.timeout_s)
@@ -266,6 +271,9 @@ class DecodePool:
                 ready = await worker.receive() == READY
         except (TimeoutError, OSError, ValueError, _Gone):
             ready = False
+        except BaseException:
+            self._discard(worker)
+            raise
         if ready:
             self._failed_boots = 0
             if predecessor is not None:
@@ -291,7 +299,7 @@ class DecodePool:
 
 def _spawn(*, memory_bytes: int, cpu_s: float) -> _Worker:
     ours, theirs = socket.socketpair()
-    ours.setblocking(False)
+    ours.setblocking(False)  # noqa: FBT003 - positional only
     with theirs:
         arguments = (json.dumps(sys.path), theirs.fileno(), os.getpid(), memory_bytes, cpu_s)
         process = subprocess.Popen(  # noqa: S603 - our own program, no shell
@@ -307,7 +315,7 @@ def _spawn(*, memory_bytes: int, cpu_s: float) -> _Worker:
 
 async def _epitaph(process: subprocess.Popen[bytes]) -> DecodeFailed:
     code = await asyncio.to_thread(process.wait)
-    if -code in {signal.SIGXCPU}:
+    if -code == signal.SIGXCPU:
         return DecodeLimit("decoding took more processor time than one upload may; send a shorter or smaller file")
     log.warning("decode worker %d died with exit status %d", process.pid, code)
     how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
