@@ -136,7 +136,7 @@ class Calibration(Frozen):
 
     data: str
     data_sha256: str
-    split: str | None
+    split: str | None = None
     frames: int = Field(ge=1)
     method: str
     quantizer: str
