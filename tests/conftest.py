@@ -136,8 +136,8 @@ class Served:
 
 
 @contextmanager
-def serving(*arguments: str, **environment: str) -> Iterator[Served]:
-    """Start `marey serve` on a free port, wait until it is ready; afterwards ask it to stop, and see that it exits with 0."""
+def serving(*arguments: str, exit_code: int = 0, **environment: str) -> Iterator[Served]:
+    """Start `marey serve` on a free port, wait until it is ready; afterwards ask it to stop, and see how it exits."""
     command = [sys.executable, "-m", "service", "serve", "--port", "0", *arguments]
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **environment}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)
@@ -155,7 +155,7 @@ def serving(*arguments: str, **environment: str) -> Iterator[Served]:
         served.client.close()
         if process.poll() is None:
             process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=30) == exit_code
     finally:
         process.kill()
         process.wait()

@@ -209,7 +209,7 @@ async def test_closing_answers_those_who_wait_and_refuses_new_ones(engine: FakeE
     waiting = asyncio.create_task(batcher.run(engine, "head", rows(1), deadline=soon()))
     await asyncio.sleep(0)
     closing = asyncio.create_task(asyncio.to_thread(batcher.close))
-    while not batcher._closing:
+    while not batcher._closing:  # noqa: ASYNC110  # it is set by another thread
         await asyncio.sleep(0)
     engine.gate.set()
     await closing

@@ -69,8 +69,12 @@ async def video(
     request: Request,
     wishes: Annotated[Wishes, Depends()],
     frames: Annotated[int | None, Query(ge=1, description="Frames to look at, in the clip or in each window")] = None,
-    window_s: Annotated[float | None, Query(gt=0, description="Cut the video into windows of so many seconds")] = None,
-    stride_s: Annotated[float | None, Query(gt=0, description="From one window to the next; default: window_s")] = None,
+    window_s: Annotated[
+        float | None, Query(gt=0, allow_inf_nan=False, description="Cut the video into windows of so many seconds")
+    ] = None,
+    stride_s: Annotated[
+        float | None, Query(gt=0, allow_inf_nan=False, description="From one window to the next; default: window_s")
+    ] = None,
 ) -> VideoClassified:
     """Classify one video, whole or window by window. The answer says which frames were looked at."""
     async with _admitted(request) as state:

