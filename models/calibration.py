@@ -22,9 +22,13 @@ DEFAULT_FRAMES = 512
 
 @dataclass(frozen=True, slots=True)
 class CalibrationFrames:
-    """`frames` `[N, H, W, C]` uint8, what they were taken from, and the digest of those files."""
+    """`frames` `[N, H, W, C]` uint8, what they were taken from, and the digest of those files.
+
+    Each `clip_frames` of them are one clip; 1 where clips gave different numbers.
+    """
 
     frames: NDArray[np.uint8]
+    clip_frames: int
     data: str
     split: str | None
     sha256: str
@@ -35,8 +39,8 @@ def from_dataset(
 ) -> CalibrationFrames:
     """At most `limit` frames of a data set's `split`, the same number of clips from each class as far as they reach."""
     samples = _stratified(dataset.split(split), seed)
-    used, frames = _load(samples, manifest, limit)
-    return CalibrationFrames(frames, dataset.root.name, split, dataset.digest(used))
+    used, parts = _load(samples, manifest, limit)
+    return _joined(parts, data=dataset.root.name, split=split, sha256=dataset.digest(used))
 
 
 def from_folder(folder: Path, manifest: Manifest, *, limit: int = DEFAULT_FRAMES, seed: int = 0) -> CalibrationFrames:
@@ -50,11 +54,11 @@ def from_folder(folder: Path, manifest: Manifest, *, limit: int = DEFAULT_FRAMES
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES | VIDEOS)
     order = np.random.default_rng(seed).permutation(len(files))
     samples = [Sample(files[number], None, "", "", None) for number in order]
-    used, frames = _load(samples, manifest, limit)
+    used, parts = _load(samples, manifest, limit)
     digest = hashlib.sha256()
     for sample in sorted(used, key=lambda each: each.path):
         digest.update(hashlib.sha256(sample.path.read_bytes()).digest())
-    return CalibrationFrames(frames, folder.name, None, digest.hexdigest())
+    return _joined(parts, data=folder.name, split=None, sha256=digest.hexdigest())
 
 
 def _stratified(samples: Sequence[Sample], seed: int) -> list[Sample]:
@@ -67,9 +71,14 @@ def _stratified(samples: Sequence[Sample], seed: int) -> list[Sample]:
     return [sample for _, _, sample in sorted(dealt, key=lambda each: each[:2])]
 
 
-def _load(samples: Sequence[Sample], manifest: Manifest, limit: int) -> tuple[list[Sample], NDArray[np.uint8]]:
-    """Clips until `limit` frames are there; of long clips only as many frames as let 32 clips have their share."""
-    share = max(1, limit // 32)
+def _joined(parts: Sequence[NDArray[np.uint8]], *, data: str, split: str | None, sha256: str) -> CalibrationFrames:
+    lengths = {len(part) for part in parts}
+    return CalibrationFrames(np.concatenate(parts), lengths.pop() if len(lengths) == 1 else 1, data, split, sha256)
+
+
+def _load(samples: Sequence[Sample], manifest: Manifest, limit: int) -> tuple[list[Sample], list[NDArray[np.uint8]]]:
+    """`limit` frames of as many clips as there are: each gives its share, spread over its length."""
+    share = -(-limit // max(1, len(samples)))
     used: list[Sample] = []
     frames: list[NDArray[np.uint8]] = []
     count = 0
@@ -87,4 +96,4 @@ def _load(samples: Sequence[Sample], manifest: Manifest, limit: int) -> tuple[li
         raise DataError(
             f"{count} calibration frames were found, at least {MIN_FRAMES} are needed; give a folder with more images or videos"
         )
-    return used, np.concatenate(frames)
+    return used, frames
