@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,35 +13,23 @@ import numpy as np
 import onnx
 
 from models.errors import ExportRefused
+from models.export.artifact import REPORT, artifact, json_bytes
 from models.export.encoder import encoder_onnx
 from models.export.fold import fold_batchnorm, round_half
+from models.export.golden import answers, golden_clips, npz
 from models.export.half import halve
 from models.export.head import head_onnx
 from models.export.normalization import Normalization
 from models.export.parity import compare_graphs, compare_split
 from models.export.reference import Reference
 from models.export.split import Activation, Split, split_model
-from models.synthetic import synthetic_clips
-from service.bundle.manifest import (
-    Artifact,
-    Golden,
-    Input,
-    Manifest,
-    Network,
-    Precision,
-    Provenance,
-    Role,
-    Sampling,
-    Task,
-    Tensor,
-)
+from service.bundle.manifest import Golden, Input, Manifest, Network, Precision, Provenance, Role, Sampling, Task
 from service.bundle.store import Bundle, GoldenClips, sha256, write_bundle
 
 Weights = Literal["float32", "float16"]
-REPORT = "report.json"
 # What an engine of that precision may differ by in probability; INT8's is measured when the bundle is quantized.
 _TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2}
-_GOLDEN_CLIPS, _GOLDEN_FRAMES, _GOLDEN_CANDIDATES = 3, 4, 12
+_GOLDEN_FRAMES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +77,15 @@ def export_graphs(
     folded, folds = fold_batchnorm(split.encoder)
     reference = Reference(normalization.before(folded), split.head)
     lengths = sorted({split.static_frames or 1, split.static_frames or min(frames, 3)})
-    own = compare_split(
-        model, split, reference, normalization=normalization, lengths=lengths, added=activation is not None, seed=seed
-    )
+    own = compare_split(model, split, reference, normalization=normalization, lengths=lengths, seed=seed)
+    rounding = None
     if weights == "float16":
+        before = answers(reference, count=3, frames=lengths[-1], seed=seed).probabilities
         round_half(reference.encoder)
         round_half(reference.head)
+        rounding = float(
+            np.abs(answers(reference, count=3, frames=lengths[-1], seed=seed).probabilities - before).max()
+        )
     encoder, head = encoder_onnx(reference.encoder), head_onnx(reference.head)
     if weights == "float16":
         encoder, head = halve(encoder), halve(head)
@@ -112,6 +101,7 @@ def export_graphs(
             "std": list(normalization.std),
         },
         "weights": weights,
+        "rounding_shift": rounding,
         "split_against_model": own,
         "parity": parity,
     }
@@ -200,59 +190,6 @@ def export_model(
     return write_bundle(out, manifest, {**files, manifest.golden.file: clips, REPORT: json_bytes(report)})
 
 
-def golden_clips(reference: Reference, *, frames: int, seed: int) -> tuple[GoldenClips, float]:
-    """Of a dozen synthetic clips the three whose answers differ most, and the least |Δp| between any two of them."""
-    height, width, channels = reference.encoder.input_shape[1:]
-    clips = synthetic_clips(
-        count=_GOLDEN_CANDIDATES, frames=frames, height=height, width=width, channels=channels, seed=seed
-    )
-    features = reference.features(clips.reshape(-1, height, width, channels)).reshape(len(clips), frames, -1)
-    rows = reference.probabilities(features)["probabilities"]
-    apart = np.abs(rows[:, None] - rows[None]).max(axis=-1)
-    chosen = list(np.unravel_index(int(apart.argmax()), apart.shape))
-    while len(chosen) < _GOLDEN_CLIPS:
-        chosen.append(int(apart[chosen].min(axis=0).argmax()))
-    spread = float(apart[np.ix_(chosen, chosen)][~np.eye(len(chosen), dtype=bool)].min())
-    return GoldenClips(clips[chosen], features[chosen], rows[chosen]), spread
-
-
-def artifact(
-    data: bytes, file: str, *, precision: Precision, weights: Literal["float32", "float16", "int8"]
-) -> Artifact:
-    """The manifest's entry of one ONNX file."""
-    model = onnx.load_from_string(data)
-    return Artifact(
-        file=file,
-        sha256=sha256(data),
-        bytes=len(data),
-        precision=precision,
-        weights=weights,
-        opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
-        inputs=tuple(_tensor(value) for value in model.graph.input),
-        outputs=tuple(_tensor(value) for value in model.graph.output),
-    )
-
-
-def npz(golden: GoldenClips) -> bytes:
-    """`golden.npz`; NumPy dates its entries 1980, so that the same arrays are the same bytes."""
-    buffer = io.BytesIO()
-    features = {} if golden.features is None else {"features": golden.features}
-    np.savez_compressed(buffer, frames=golden.frames, probabilities=golden.probabilities, **features)
-    return buffer.getvalue()
-
-
-def json_bytes(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _tensor(value: onnx.ValueInfoProto) -> Tensor:
-    kind = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-    return Tensor(
-        name=value.name, dtype=dtype, shape=tuple(part.dim_param or part.dim_value for part in kind.shape.dim)
-    )
-
-
 def _table(model: keras.Model) -> list[dict[str, Any]]:
     rows = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     return [{"name": layer.name, "class": type(layer).__name__, "weights": int(layer.count_params())} for layer in rows]
@@ -275,11 +212,7 @@ def _check_probabilities(split: Split, golden: GoldenClips) -> None:
         raise ExportRefused(
             "the model answers NaN or infinity to synthetic frames; check its weights and its normalisation"
         )
-    if (
-        split.activation != "none"
-        and (not inside or not (sums or _multi_label(split)))
-        or (split.activation == "none" and not (inside and sums))
-    ):
+    if not (inside and (sums or _multi_label(split))):
         raise ExportRefused(
             f"the model's answers, such as {np.round(rows[0][:3], 3).tolist()}, are no probabilities; name the activation that it lacks with --activation softmax or sigmoid"
         )

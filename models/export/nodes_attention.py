@@ -64,9 +64,9 @@ def _multi_head(graph: Graph, layer: Any, given: Given) -> Written:
             layer, "a gate, a sliding window or inputs of another rank than [B, T, D]", "use plain attention over time"
         )
     heads, key_dim, value_dim = config["num_heads"], config["key_dim"], config["value_dim"] or config["key_dim"]
-    q = _heads(graph, query, layer.query_dense, heads, key_dim, "query", perm=[0, 2, 1, 3])
-    k = _heads(graph, key, layer.key_dense, heads, key_dim, "key", perm=[0, 2, 3, 1])
-    v = _heads(graph, value, layer.value_dense, heads, value_dim, "value", perm=[0, 2, 1, 3])
+    q = _heads(graph, query, layer.query_dense, heads=heads, size=key_dim, name="query", perm=[0, 2, 1, 3])
+    k = _heads(graph, key, layer.key_dense, heads=heads, size=key_dim, name="key", perm=[0, 2, 3, 1])
+    v = _heads(graph, value, layer.value_dense, heads=heads, size=value_dim, name="value", perm=[0, 2, 1, 3])
     q = graph.add("Mul", [q, graph.constant(1.0 / np.sqrt(key_dim), "scale")], q.shape)
     scores = graph.add("MatMul", [q, k], (None, heads, query.shape[1], key.shape[1]))
     weights = graph.add("Softmax", [scores], scores.shape, axis=-1)
@@ -83,8 +83,8 @@ def _multi_head(graph: Graph, layer: Any, given: Given) -> Written:
     return (output, weights) if given.get("return_attention_scores") else output
 
 
-def _heads(graph: Graph, x: Value, dense: Any, heads: int, size: int, name: str, *, perm: list[int]) -> Value:
-    """x `[B, T, D]` projected and split into heads, its axes (B, T, head, size) in the order of `perm`."""
+def _heads(graph: Graph, x: Value, dense: Any, *, heads: int, size: int, name: str, perm: list[int]) -> Value:
+    """The projection of x `[B, T, D]`, split into heads, its axes (B, T, head, size) in the order of `perm`."""
     bias = None if dense.bias is None else np.asarray(dense.bias).reshape(-1)
     flat = affine(graph, x, np.asarray(dense.kernel).reshape(x.width, heads * size), bias, name=f"{name}_")
     split = graph.add(

@@ -84,7 +84,7 @@ def _rescaling(graph: Graph, layer: Any, given: Given) -> Value:
 
 @writes(layers.Dropout, layers.SpatialDropout1D, layers.GaussianDropout, layers.GaussianNoise, layers.AlphaDropout,
         layers.ActivityRegularization, layers.Identity)  # fmt: skip
-def _idle(graph: Graph, layer: Any, given: Given) -> Value:
+def _idle(_graph: Graph, _layer: Any, given: Given) -> Value:
     value: Value = given["inputs"]
     return value
 

@@ -99,13 +99,13 @@ def _unary(graph: Graph, operation: Any, given: Given) -> Value:
 
 
 @writes("Square")
-def _square(graph: Graph, operation: Any, given: Given) -> Value:
+def _square(graph: Graph, _operation: Any, given: Given) -> Value:
     x = given["x"]
     return graph.add("Mul", [x, x], x.shape)
 
 
 @writes("Cast")
-def _cast(graph: Graph, operation: Any, given: Given) -> Value:
+def _cast(_graph: Graph, operation: Any, given: Given) -> Value:
     if operation.dtype not in ("float32", "float16", "bfloat16"):
         raise refuse(operation, f"dtype {operation.dtype}", "the head computes in float32")
     value: Value = given["x"]

@@ -46,7 +46,7 @@ def _reduce(graph: Graph, x: Value, kind: str, axes: list[int], *, keep: bool) -
 
 
 @writes(layers.Flatten)
-def _flatten(graph: Graph, layer: Any, given: Given) -> Value:
+def _flatten(graph: Graph, _layer: Any, given: Given) -> Value:
     x = given["inputs"]
     return _reshape(graph, x, (int(np.prod(x.shape[1:])) if None not in x.shape[1:] else None,))
 
@@ -129,7 +129,8 @@ def _squeeze(graph: Graph, operation: Any, given: Given) -> Value:
 @writes("GetItem")
 def _get_item(graph: Graph, operation: Any, given: Given) -> Value:
     """`x[:, -1]`, `x[:, 2:]` and the like: whole numbers and slices."""
-    x, key = given["x"], given["key"]
+    x: Value = given["x"]
+    key = given["key"]
     parts = list(key) if isinstance(key, (tuple, list)) else [key]
     if Ellipsis in parts:
         place = parts.index(Ellipsis)
@@ -138,14 +139,16 @@ def _get_item(graph: Graph, operation: Any, given: Given) -> Value:
     for axis, part in enumerate(parts):
         if isinstance(part, int):
             end = _TO_END if part == -1 else part + 1
-            x, drop = _slice(graph, x, axis, part, end, 1), [*drop, axis]
+            x, drop = _slice(graph, x, axis, start=part, end=end, step=1), [*drop, axis]
         elif not isinstance(part, slice):
             raise refuse(operation, f"index {part!r}", "use whole numbers and slices")
         elif part != slice(None):
             step = part.step or 1
             if step < 0 or (axis == 0):
                 raise refuse(operation, f"index {part!r} of axis {axis}", "step forward, and leave the batch alone")
-            x = _slice(graph, x, axis, part.start or 0, _TO_END if part.stop is None else part.stop, step)
+            x = _slice(
+                graph, x, axis, start=part.start or 0, end=_TO_END if part.stop is None else part.stop, step=step
+            )
     if 0 in drop:
         raise refuse(operation, f"index {key!r}", "leave the batch alone")
     if not drop:
@@ -155,7 +158,7 @@ def _get_item(graph: Graph, operation: Any, given: Given) -> Value:
     )
 
 
-def _slice(graph: Graph, x: Value, axis: int, start: int, end: int, step: int) -> Value:
+def _slice(graph: Graph, x: Value, axis: int, *, start: int, end: int, step: int) -> Value:
     size = x.shape[axis]
     length = None if size is None else len(range(*slice(start, end, step).indices(size)))
     if end != _TO_END and start >= 0 and end >= start and size is None and step == 1 and end - start == 1:

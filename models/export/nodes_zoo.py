@@ -9,7 +9,7 @@ from models.zoo.layers import TemporalDifference
 
 
 @writes(TemporalDifference)
-def _temporal_difference(graph: Graph, layer: Any, given: Given) -> Value:
+def _temporal_difference(graph: Graph, _layer: Any, given: Given) -> Value:
     """`[x_t, x_t − x_{t−1}]`; the first frame stands before itself."""
     x: Value = given["inputs"]
     axes, start, one = (graph.integers([value], name) for value, name in ((1, "axes"), (0, "start"), (1, "one")))

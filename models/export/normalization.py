@@ -15,6 +15,7 @@ from models.export.clone import Cloner
 from models.export.trace import trace
 
 Channels = Literal["rgb", "bgr", "gray"]
+_TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,7 @@ class Normalization:
         if preprocess == "caffe":  # trained on BGR; the means are in that order
             return cls("bgr", (103.939, 116.779, 123.68))
         if preprocess == "torch":
-            mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-            return cls(color, tuple(255 * value for value in mean), tuple(255 * value for value in std))
+            return cls(color, tuple(255 * value for value in _TORCH_MEAN), tuple(255 * value for value in _TORCH_STD))
         known = {"none": cls(color), "tf": cls(color, (127.5,), (127.5,))}
         if preprocess in known:
             return known[preprocess]

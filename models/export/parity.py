@@ -62,12 +62,11 @@ def compare_split(
     *,
     normalization: Normalization,
     lengths: Sequence[int],
-    added: bool,
     seed: int,
 ) -> float:
     """The largest |Δp| between the user's own model, fed as its author fed it, and the two parts that took its place.
 
-    `added`: the head has an activation that the model lacks. Raises ExportRefused past 1e-4.
+    Raises ExportRefused past 1e-4.
     """
     height, width, channels = reference.encoder.input_shape[1:]
     worst = 0.0
@@ -76,10 +75,10 @@ def compare_split(
         fed = normalization.apply(clips)
         if split.source == "image":
             rows = run_in_batches(model, fed.reshape(-1, height, width, channels)).reshape(2, length, -1)
-            wanted = _finish(rows, split, added=added).mean(axis=1)
+            wanted = _finish(rows, split).mean(axis=1)
         else:
             outputs = [np.asarray(part, np.float32) for part in keras.tree.flatten(model(fed, training=False))]
-            wanted = _finish(outputs[split.probabilities_at], split, added=added)
+            wanted = _finish(outputs[split.probabilities_at], split)
         features = reference.features(clips.reshape(-1, height, width, channels)).reshape(2, length, -1)
         worst = max(worst, float(np.abs(reference.probabilities(features)["probabilities"] - wanted).max()))
     if not worst <= LIMIT:
@@ -90,8 +89,8 @@ def compare_split(
     return worst
 
 
-def _finish(rows: NDArray[np.float32], split: Split, *, added: bool) -> NDArray[np.float32]:
+def _finish(rows: NDArray[np.float32], split: Split) -> NDArray[np.float32]:
     """What the head does beyond the model: an activation that was asked for, and two classes in place of one sigmoid."""
-    if added and split.activation != "none":
-        rows = np.asarray(getattr(keras.activations, split.activation)(keras.ops.convert_to_tensor(rows)))
+    if split.added:
+        rows = np.asarray(getattr(keras.activations, split.added)(keras.ops.convert_to_tensor(rows)))
     return np.concatenate([1 - rows, rows], axis=-1) if rows.shape[-1] == 1 else rows

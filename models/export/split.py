@@ -25,6 +25,16 @@ _WIDE = 4096
 _ROW_LAYERS = (layers.Dense, layers.Activation, layers.Softmax, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.BatchNormalization,
                layers.Dropout, layers.GaussianDropout, layers.GaussianNoise, layers.AlphaDropout, layers.Identity)  # fmt: skip
 
+# What may follow the activation of a model without making its answers other than probabilities.
+_KEEPS_ACTIVATION = (
+    layers.Dropout,
+    layers.Identity,
+    layers.GlobalAveragePooling1D,
+    layers.Average,
+    layers.Flatten,
+    layers.Reshape,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -38,6 +48,7 @@ class Split:
     encoder: keras.Model
     head: keras.Model
     activation: Activation
+    added: Activation | None  # the activation that the model lacked
     attention: bool
     static_frames: int | None
     probabilities_at: int  # which of the model's own outputs they are
@@ -72,23 +83,20 @@ def split_model(
     cut = _cut_clips(flat, clips, per_frame) if clips.rank == 5 else _cut_image(flat, clips)
     encoder = _encoder(flat.between([clips], [cut]), clips, cut, shape=(height, width, channels))
     tail = flat.between([cut], flat.outputs)
-    found = activation or _activation(tail, flat)
-    head, static_frames = _head(
-        tail,
-        flat,
-        cut,
-        dim=int(encoder.output_shape[-1]),
-        frames=clips.shape[1] if clips.rank == 5 else None,
-        added=activation,
-    )
+    place = _probabilities_at([edge.shape for edge in flat.outputs])
+    found = _activation(flat, flat.outputs[place])
+    added = _added(activation, found, flat.outputs[place].shape[-1])
+    frames = clips.shape[1] if clips.rank == 5 else None
+    head, static_frames = _head(tail, flat, cut, dim=int(encoder.output_shape[-1]), frames=frames, added=added)
     return Split(
         source="video" if clips.rank == 5 else "image",
         encoder=encoder,
         head=head,
-        activation=found,
+        activation=added or found,
+        added=added,
         attention="attention" in output_names(head),
         static_frames=static_frames,
-        probabilities_at=_probabilities_at([edge.shape for edge in flat.outputs]),
+        probabilities_at=place,
     )
 
 
@@ -246,19 +254,30 @@ def _probabilities_at(shapes: list[tuple[int | None, ...]]) -> int:
     return 0
 
 
-def _activation(tail: tuple[Call, ...], flat: Trace) -> Activation:
-    """The activation that the model ends in, as far as its last layer tells."""
-    last = next(
-        (
-            call.operation
-            for call in reversed(tail or flat.calls)
-            if not isinstance(call.operation, (layers.Dropout, layers.Identity))
-        ),
-        None,
-    )
-    if isinstance(last, layers.TimeDistributed):
-        last = last.layer
-    if isinstance(last, layers.Softmax):
-        return "softmax"
-    name = getattr(getattr(last, "activation", None), "__name__", "")
-    return name if name in ("softmax", "sigmoid") else "none"  # type: ignore[return-value]
+def _activation(flat: Trace, output: Edge) -> Activation:
+    """The activation that `output` went through last, looking back over averages and layers that are idle."""
+    makers = {edge: call for call in flat.calls for edge in call.outputs}
+    while (call := makers.get(output)) is not None:
+        layer = call.operation.layer if isinstance(call.operation, layers.TimeDistributed) else call.operation
+        if not isinstance(layer, _KEEPS_ACTIVATION):
+            named = getattr(getattr(layer, "activation", None), "__name__", "")
+            return {"Softmax": "softmax", "Sigmoid": "sigmoid"}.get(
+                type(layer).__name__, named if named in ("softmax", "sigmoid") else "none"
+            )  # type: ignore[return-value]
+        output = call.inputs[0]
+    return "none"
+
+
+def _added(wanted: Activation | None, found: Activation, classes: int | None) -> Activation | None:
+    """The activation to put at the end, None where the model has it; raises ExportRefused where it has another."""
+    if wanted in (None, "none", found):
+        return None
+    if found != "none":
+        raise ExportRefused(
+            f"the model ends in {found} already, {wanted} cannot be added to it; leave --activation out"
+        )
+    if wanted == "softmax" and classes == 1:
+        raise ExportRefused(
+            "the model has one output, and a softmax of one value is always 1; give --activation sigmoid"
+        )
+    return wanted

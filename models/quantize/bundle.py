@@ -14,11 +14,11 @@ import onnx
 from numpy.typing import NDArray
 
 from models.errors import ExportRefused
-from models.export.exporter import REPORT, artifact, json_bytes
+from models.export.artifact import REPORT, artifact, json_bytes
 from models.quantize.measure import agreement, golden_difference, tolerance
 from models.quantize.qdq import METHOD, quantize_encoder, sizes
 from service.bundle.manifest import Calibration, Manifest
-from service.bundle.store import MANIFEST, Bundle, open_bundle, sha256, write_bundle
+from service.bundle.store import MANIFEST, Bundle, open_bundle, write_bundle
 
 _FILE = "encoder.int8.onnx"
 
@@ -49,15 +49,24 @@ def quantize_bundle(
     source = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     manifest = source.manifest
     wanted = (manifest.input.height, manifest.input.width, manifest.input.channels)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != wanted or not len(frames) >= clip_frames >= 1:
-        raise ExportRefused(f"calibration frames are {frames.dtype} {list(frames.shape)}, expected uint8 [N, {wanted[0]}, {wanted[1]}, {wanted[2]}], N ≥ {max(clip_frames, 1)}")
+    if (
+        frames.dtype != np.uint8
+        or frames.ndim != 4
+        or frames.shape[1:] != wanted
+        or not len(frames) >= clip_frames >= 1
+    ):
+        raise ExportRefused(
+            f"calibration frames are {frames.dtype} {list(frames.shape)}, expected uint8 [N, {wanted[0]}, {wanted[1]}, {wanted[2]}], N ≥ {max(clip_frames, 1)}"
+        )
     floats, head = source.file("encoder").read_bytes(), source.file("head").read_bytes()
     model = onnx.load_from_string(floats)
     quantized = quantize_encoder(model, frames=frames, skip=skip)
     data = quantized.SerializeToString(deterministic=True)
     differences = golden_difference(data, head, source.golden())
     entry = artifact(data, _FILE, precision="int8", weights="int8")
-    golden = manifest.golden.model_copy(update={"tolerance": {**manifest.golden.tolerance, "int8": tolerance(differences)}})
+    golden = manifest.golden.model_copy(
+        update={"tolerance": {**manifest.golden.tolerance, "int8": tolerance(differences)}}
+    )
     record = Calibration(
         data=calibration.description,
         data_sha256=calibration.sha256,
@@ -73,7 +82,9 @@ def quantize_bundle(
             "artifacts": {**manifest.artifacts, "encoder.int8": entry},
             "golden": golden,
             "calibration": record,
-            "metrics": tuple(metric for metric in manifest.metrics if metric.precision != "int8"),  # those were of another encoder
+            "metrics": tuple(
+                metric for metric in manifest.metrics if metric.precision != "int8"
+            ),  # those were of another encoder
         }
     )
     report = {

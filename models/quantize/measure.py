@@ -12,8 +12,8 @@ from models.export.runtime import Runtime
 from service.bundle.store import GoldenClips
 
 _BATCH = 16
-# Another fusion order flips roundings by up to 1.4e-2 (measured), whatever the golden clips showed here.
-_FLOOR, _MARGIN, _FACTOR = 3e-2, 2e-2, 1.5
+# Another fusion order flips roundings by up to 1.4e-2 (measured), and more where the network is less robust to them.
+_FLOOR, _MARGIN, _FACTOR = 3e-2, 2e-2, 1.25
 
 
 class OpenVino:
@@ -60,15 +60,21 @@ def tolerance(differences: dict[str, float]) -> float:
     return round(max(_FLOOR, _FACTOR * max(differences.values()) + _MARGIN), 3)
 
 
-def agreement(floats: bytes, int8: bytes, head: bytes, frames: NDArray[np.uint8], *, clip_frames: int) -> dict[str, Any]:
+def agreement(
+    floats: bytes, int8: bytes, head: bytes, frames: NDArray[np.uint8], *, clip_frames: int
+) -> dict[str, Any]:
     """How often INT8 and float name the same class, each `clip_frames` consecutive frames being one clip."""
     count = len(frames) // clip_frames
     used = frames[: count * clip_frames]
     run_float, run_head = Runtime(floats), Runtime(head)
-    wanted = np.concatenate([run_float(used[start : start + _BATCH])["features"] for start in range(0, len(used), _BATCH)])
+    wanted = np.concatenate(
+        [run_float(used[start : start + _BATCH])["features"] for start in range(0, len(used), _BATCH)]
+    )
     found = OpenVino(int8, hint=hints()[-1])(used)
     p, q = (run_head(features.reshape(count, clip_frames, -1))["probabilities"] for features in (wanted, found))
-    cosine = (wanted * found).sum(axis=1) / np.maximum(np.linalg.norm(wanted, axis=1) * np.linalg.norm(found, axis=1), 1e-12)
+    cosine = (wanted * found).sum(axis=1) / np.maximum(
+        np.linalg.norm(wanted, axis=1) * np.linalg.norm(found, axis=1), 1e-12
+    )
     return {
         "clips": count,
         "clip_frames": clip_frames,

@@ -30,7 +30,9 @@ class _Frames:
     """What onnxruntime's calibrator asks for: one batch after another, and None at the end."""
 
     def __init__(self, frames: NDArray[np.uint8], name: str) -> None:
-        self._batches: Iterator[NDArray[np.uint8]] = (frames[start : start + _BATCH] for start in range(0, len(frames), _BATCH))
+        self._batches: Iterator[NDArray[np.uint8]] = (
+            frames[start : start + _BATCH] for start in range(0, len(frames), _BATCH)
+        )
         self._name = name
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
@@ -38,7 +40,9 @@ class _Frames:
         return None if batch is None else {self._name: np.ascontiguousarray(batch)}
 
 
-def quantize_encoder(model: onnx.ModelProto, *, frames: NDArray[np.uint8], skip: Collection[str] = ()) -> onnx.ModelProto:
+def quantize_encoder(
+    model: onnx.ModelProto, *, frames: NDArray[np.uint8], skip: Collection[str] = ()
+) -> onnx.ModelProto:
     """`model`, whose weights may be stored in half precision, with Q/DQ; `frames` `[N, H, W, C]` give the ranges.
 
     `skip`: names of nodes that stay float. Raises ExportRefused for a name that is none, or a graph that is not legal.
@@ -50,7 +54,9 @@ def quantize_encoder(model: onnx.ModelProto, *, frames: NDArray[np.uint8], skip:
     names = {node.name for node in wide.graph.node}
     unknown = sorted(set(skip) - names)
     if unknown:
-        raise ExportRefused(f"there is no node {unknown[0]!r} to skip; nodes are named layer/Kind, such as {next(node.name for node in wide.graph.node if node.op_type in _KINDS)!r}")
+        raise ExportRefused(
+            f"there is no node {unknown[0]!r} to skip; nodes are named layer/Kind, such as {next(node.name for node in wide.graph.node if node.op_type in _KINDS)!r}"
+        )
     with tempfile.TemporaryDirectory(prefix="marey-int8-") as folder:
         target = Path(folder) / "encoder.onnx"
         wide.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")  # folded already: no warning
@@ -99,7 +105,11 @@ def _free_main_branches(graph: onnx.GraphProto) -> None:
     order = {node.name: place for place, node in enumerate(graph.node)}
     for add in (node for node in graph.node if node.op_type == "Add"):
         sources = [_before_pair(name, made) for name in add.input]
-        convolutions = [(order[made[name].name], place) for place, name in enumerate(sources) if name in made and made[name].op_type == "Conv"]
+        convolutions = [
+            (order[made[name].name], place)
+            for place, name in enumerate(sources)
+            if name in made and made[name].op_type == "Conv"
+        ]
         if convolutions and all(source != name for source, name in zip(sources, add.input, strict=True)):
             place = max(convolutions)[1]
             add.input[place] = sources[place]
@@ -124,7 +134,9 @@ def _prune(graph: onnx.GraphProto) -> None:
             break
         for node in dead:
             graph.node.remove(node)
-    kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in graph.initializer if tensor.name in read]
+    kept = [
+        onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in graph.initializer if tensor.name in read
+    ]
     del graph.initializer[:]
     graph.initializer.extend(sorted(kept, key=lambda tensor: tensor.name))
 
@@ -138,7 +150,11 @@ def sizes(model: onnx.ModelProto) -> dict[str, Any]:
     for node in (node for node in graph.node if node.op_type in ("Conv", "MatMul", "Gemm")):
         for name in node.input:
             back = made.get(name)
-            parts = list(back.input) if back is not None and back.op_type == "DequantizeLinear" and back.input[0] in constants else [name]
+            parts = (
+                list(back.input)
+                if back is not None and back.op_type == "DequantizeLinear" and back.input[0] in constants
+                else [name]
+            )
             tensors = [constants[part] for part in parts if part in constants]
             stored += sum(_bytes(tensor) for tensor in tensors)
             as_float += 4 * int(np.prod(tensors[0].dims)) if tensors else 0
