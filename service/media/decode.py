@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.manifest import Input, Sampling
-from service.errors import DecodeFailed, UnsupportedCodec, UnsupportedMedia
+from service.errors import DecodeFailed, TooLong, UnsupportedCodec, UnsupportedMedia
 from service.media.capture import DECODABLE, Capture, Source, count_packets
 from service.media.frames import Clip, Decoded, VideoInfo, Windows
 from service.media.limits import Limits
@@ -58,8 +58,7 @@ def decode_video(source: bytes | Path, *, spec: Input, plan: Sampling | Windows,
         with Capture(stream, container=container) as capture:
             limits.check_pixels(width=capture.width, height=capture.height)
             expected = _expected_times(stream, capture, container=container, limits=limits)
-            guess = _resolve(expected, plan=plan, limits=limits).indices if expected else ()
-            found = _run(capture, wanted=set(guess), spec=spec, limits=limits)
+            found = _run(capture, wanted=_guess(expected, plan=plan, limits=limits), spec=spec, limits=limits)
             codec, claimed, rotation = capture.codec, capture.claimed_frames, capture.rotation
         # Theora: OpenCV's wheels hand out one frame of it, a broken one.
         if not found.times_s or (codec not in DECODABLE and len(found.times_s) * 2 < len(expected)):
@@ -95,12 +94,20 @@ def _resolve(times_s: list[float], *, plan: Sampling | Windows, limits: Limits) 
     """The plan's frames for frames shown at `times_s`; a sampling is a grid without windows."""
     end = _end(times_s)
     if isinstance(plan, Windows):
-        limits.check_grid(min(len(times_s), grid_points(end, plan=plan)))
+        limits.check_grid(grid_points(end, plan=plan))
         return by_windows(times_s, plan=plan, duration_s=end)
     if plan.strategy == "fps":
         assert plan.fps is not None
         return Grid(by_fps(times_s, fps=plan.fps, max_frames=plan.max_frames, duration_s=end), (), 0.0)
     return Grid(uniform(len(times_s), plan.frames, short_clip=plan.short_clip), (), 0.0)
+
+
+def _guess(expected_s: list[float], *, plan: Sampling | Windows, limits: Limits) -> set[int]:
+    try:
+        return set(_resolve(expected_s, plan=plan, limits=limits).indices) if expected_s else set()
+    except TooLong:
+        # Too many windows by what the header claims: only what is decoded may refuse.
+        return set()
 
 
 def _expected_times(stream: Source, capture: Capture, *, container: str, limits: Limits) -> list[float]:
@@ -157,7 +164,7 @@ def _keep(capture: Capture, index: int, result: _Pass, *, spec: Input, limits: L
 def _no_frame(codec: str, container: str) -> UnsupportedMedia | DecodeFailed:
     if codec in DECODABLE:
         return DecodeFailed(
-            f"no frame of this {codec} video ({container}) can be decoded: cut off or damaged; send it again"
+            f"the frames of this {codec} video ({container}) cannot be decoded: cut off or damaged; send it again"
         )
     return UnsupportedCodec(
         f"the video's codec is {codec}, which this build cannot decode; convert it to H.264, "

@@ -142,9 +142,11 @@ def _container(head: bytes) -> str | None:
 
 
 def _is_transport_stream(head: bytes) -> bool:
-    # Packets of 188 bytes, or of 192 with a time in front (Blu-ray), each of which starts with 0x47.
+    # Packets of 188 bytes, or of 192 with a time in front (Blu-ray), each of which starts with 0x47, a letter G; its fourth
+    # byte says whether it holds a payload, and no packet holds nothing: text of many a G is not one.
     return any(
-        len(head) >= start + 3 * size and all(head[start + i * size] == 0x47 for i in range(3))
+        len(head) >= start + 3 * size
+        and all(head[start + i * size] == 0x47 and head[start + i * size + 3] & 0x30 for i in range(3))
         for start, size in ((0, 188), (4, 192))
     )
 
