@@ -36,7 +36,8 @@ DECODABLE = frozenset(_CODECS.values()) - {"av1", "theora"}
 
 # How the containers mark their streams of sound and of pictures.
 _TRACKS: dict[str, tuple[tuple[bytes, ...], tuple[bytes, ...]]] = {
-    "MP4/MOV": ((b"soun",), (b"vide",)),
+    # MP4 leaves a field empty where QuickTime writes "mhlr"; "vide" alone would find "videolan" in what x264 signs.
+    "MP4/MOV": ((bytes(8) + b"soun", b"mhlrsoun"), (bytes(8) + b"vide", b"mhlrvide")),
     "Matroska/WebM": ((b"A_",), (b"V_",)),
     "Ogg": ((b"vorbis", b"OpusHead", b"fLaC", b"Speex"), (b"theora", b"BBCD")),
 }

@@ -195,11 +195,12 @@ class DecodePool:
             boot.cancel()
         await asyncio.gather(*self._boots, return_exceptions=True)
         # A call that runs reads the end of its socket, and closes it: closing it here would leave it waiting.
-        for worker in self._workers:
+        workers = tuple(self._workers)
+        for worker in workers:
             worker.process.kill()
         while not self._idle.empty():
             self._discard(self._idle.get_nowait())
-        for worker in self._workers:
+        for worker in workers:
             await asyncio.to_thread(worker.process.wait)
         await asyncio.gather(*self._burials)
 

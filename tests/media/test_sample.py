@@ -18,7 +18,7 @@ def test_uniform_takes_the_middle_of_equal_parts(count: int, frames: int) -> Non
         assert taken == tuple(math.floor((i + Fraction(1, 2)) * Fraction(count, frames)) for i in range(frames))
         assert len(set(taken)) == frames
     assert taken == tuple(sorted(taken))
-    assert 0 <= taken[0]
+    assert taken[0] >= 0
     assert taken[-1] < count
 
 
@@ -125,7 +125,7 @@ def test_windows_never_leave_the_frames_that_there_are() -> None:
             continue
         grid = by_windows(times, plan=plan, duration_s=end)
         assert list(grid.indices) == sorted(set(grid.indices))
-        assert 0 <= grid.indices[0]
+        assert grid.indices[0] >= 0
         assert grid.indices[-1] < len(times)
         assert all(1 <= w.count <= plan.frames for w in grid.windows)
         covered = {i for w in grid.windows for i in range(w.first, w.first + w.count)}
