@@ -16,7 +16,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One draw of the augmentation. Box, times and offsets are shares of the frame's size and the clip's length."""
+    """One draw of the augmentation. Box, window and offset are shares of the frame's size and the clip's length."""
 
     flip: bool
     box: tuple[float, float, float, float]  # top, left, height, width
@@ -24,7 +24,8 @@ class View:
     contrast: float  # factor about the clip's mean
     saturation: float  # factor about grey
     window: tuple[float, float]  # start, length
-    offsets: tuple[float, ...]  # where in its part of the window each frame lies
+    offset: float  # where in its part of the window each frame lies: one for all, so that they stay evenly spaced
+    frames: int
 
     @classmethod
     def draw(cls, plan: Augmentation, *, frames: int, seed: tuple[int, ...]) -> View:
@@ -34,7 +35,7 @@ class View:
         top, left = rng.uniform(0.0, (1.0 - height, 1.0 - width))
         length = rng.uniform(plan.window, 1.0)
         start = rng.uniform(0.0, 1.0 - length)
-        offsets = rng.uniform(0.0, 1.0, frames) if plan.jitter else np.full(frames, 0.5)
+        offset = float(rng.uniform(0.0, 1.0)) if plan.shift else 0.5
         return cls(
             flip=bool(plan.flip and rng.random() < 0.5),
             box=(float(top), float(left), float(height), float(width)),
@@ -42,7 +43,8 @@ class View:
             contrast=float(1.0 + rng.uniform(-plan.contrast, plan.contrast)),
             saturation=float(1.0 + rng.uniform(-plan.saturation, plan.saturation)),
             window=(float(start), float(length)),
-            offsets=tuple(offsets.tolist()),
+            offset=offset,
+            frames=frames,
         )
 
     def apply(self, clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -53,7 +55,7 @@ class View:
     def times(self, count: int) -> NDArray[np.int64]:
         """Which of `count` frames the view shows, in their order."""
         start, length = self.window
-        positions = (np.arange(len(self.offsets)) + self.offsets) / len(self.offsets)
+        positions = (np.arange(self.frames) + self.offset) / self.frames
         return np.minimum(((start + length * positions) * count).astype(np.int64), count - 1)
 
     def _frame(self, frame: NDArray[np.uint8], *, mean: float) -> NDArray[np.uint8]:
@@ -72,4 +74,5 @@ class View:
             grey = (colors @ _LUMA)[..., None]
             colors = grey + (colors - grey) * self.saturation
         colors = mean + (colors - mean) * self.contrast + self.brightness * 255.0
-        return np.clip(np.rint(colors), 0, 255).astype(np.uint8)
+        rounded: NDArray[np.uint8] = np.clip(np.rint(colors), 0, 255).astype(np.uint8)
+        return rounded

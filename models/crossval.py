@@ -87,12 +87,16 @@ def _ours(recipe: Recipe, dataset: Dataset, folds: Sequence[Fold], *, cache: Pat
     activations.prepare(samples)
     assert recipe.training is not None
     last = recipe.training.stages[-1].cut
+    # Where every epoch is run and nothing is chosen, no clips need to be held back for the choice.
+    stops_early = any(stage.patience for stage in recipe.training.stages)
     right = np.zeros((plan.seeds, len(samples)), bool)
     progress = tqdm(total=plan.seeds * len(folds), desc=f"cross-validate {recipe.name}", unit="fold")
     for seed in range(plan.seeds):
         for fitted, judged in folds:
             outer = [samples[i] for i in fitted]
-            inner, chosen = grouped_folds(dataset, outer, count=plan.inner_folds, seed=seed)[0]
+            inner, chosen = np.arange(len(outer)), np.array([], np.int64)
+            if stops_early:
+                inner, chosen = grouped_folds(dataset, outer, count=plan.inner_folds, seed=seed)[0]
             keras.utils.set_random_seed(seed)
             model = recipe.build(classes=labels, seed=seed)
             fit_all(

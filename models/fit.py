@@ -102,7 +102,7 @@ def fit_stage(
     """Train `model` after `stage.cut`, in place, each epoch on one view of every clip, with a cosine schedule.
 
     The order of the clips and the choice of views depend on `seed` and the epoch alone. With a `checkpoint`, an
-    interrupted stage goes on after its last whole epoch. Raises BuildError where the loss is no number.
+    interrupted stage goes on after its last whole epoch. Without `val`, every epoch is run. Raises BuildError where the loss is no number.
     """
     part = Part(model, cut=stage.cut)
     optimizer = keras.optimizers.Adam(stage.rate, clipnorm=1.0)
@@ -121,7 +121,7 @@ def fit_stage(
         total=stage.epochs,
     )
     for epoch in progress:
-        if stage.patience and history.best >= 0 and epoch - history.best > stage.patience:
+        if val is not None and stage.patience and history.best >= 0 and epoch - history.best > stage.patience:
             break
         rng = np.random.default_rng((seed, epoch))
         order = list(batches(lengths, rng.permutation(len(train.rows)), batch=stage.batch))

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from models.dataset import Dataset
 from models.errors import RecipeError
-from models.zoo.cnn_lstm import Readout, cnn_lstm
+from models.zoo.cnn_lstm import Change, Readout, cnn_lstm
 from models.zoo.efficientnet_lite import TOP
 from models.zoo.image_classifier import imagenet_classifier
 from service.bundle.manifest import Frozen, Input, Sampling, Task
@@ -36,7 +36,7 @@ class CnnLstm(Frozen):
     weights: Literal["imagenet"] | None = "imagenet"
     grid: tuple[int, int] = (1, 1)
     projection: int | None = Field(default=None, ge=1)
-    differences: bool = False
+    change: Change = "none"
     units: int = Field(default=64, ge=1)
     readout: Readout = "last"
     dropout: float = Field(default=0.5, ge=0, lt=1)
@@ -47,7 +47,7 @@ class Augmentation(Frozen):
     """How the views of a training clip differ from it. Lengths are shares of the clip's, colours of the full range.
 
     `views` are drawn once for each clip and cached; `crop` is the smallest share of height and width that is kept,
-    `window` the shortest share of the clip's time; `jitter` moves the frames within their parts of the window.
+    `window` the shortest share of the clip's time; `shift` moves all frames alike by up to their distance.
     """
 
     views: int = Field(default=0, ge=0, le=64)
@@ -57,7 +57,7 @@ class Augmentation(Frozen):
     contrast: Share = 0.0
     saturation: Share = 0.0
     window: Share = 1.0
-    jitter: bool = True
+    shift: bool = True
 
 
 class Stage(Frozen):

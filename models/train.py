@@ -67,7 +67,7 @@ def fit_all(
     folder: Path | None = None,
     quiet: bool = False,
 ) -> list[History]:
-    """All stages of `recipe`, in place: fit on `train`, choose the epoch by `val`. Checkpoints go to `folder`, if given."""
+    """All stages of `recipe`, in place: fit on `train`, choose the epoch by `val`, if any. Checkpoints go to `folder`, if given."""
     assert recipe.training is not None
     histories = []
     classes = np.array(dataset.class_ids(train), np.int64)
@@ -80,7 +80,9 @@ def fit_all(
                 model,
                 stage=stage,
                 train=Labelled(activations.read(train, cut=stage.cut), classes),
-                val=Labelled(activations.read(val, cut=stage.cut), np.array(dataset.class_ids(val), np.int64)),
+                val=Labelled(activations.read(val, cut=stage.cut), np.array(dataset.class_ids(val), np.int64))
+                if val
+                else None,
                 weights=weights,
                 seed=seed * 1000 + number,
                 checkpoint=folder / f"stage{number}.npz" if folder else None,

@@ -9,9 +9,12 @@ from keras import layers
 
 from models.errors import RecipeError
 from models.zoo.efficientnet_lite import TOP, efficientnet_lite0
-from models.zoo.layers import TemporalDifference
+from models.zoo.layers import CellMotion, TemporalDifference
 from models.zoo.pooling import pooled
 
+# Small data sets make few steps: at the default of 0.99 the statistics used in serving would lag behind those of training.
+_MOMENTUM = 0.9
+Change = Literal["none", "differences", "motion"]
 Readout = Literal["last", "mean", "max", "mean_max", "attention"]
 
 
@@ -24,7 +27,7 @@ def cnn_lstm(
     weights: str | None = "imagenet",
     grid: tuple[int, int] = (1, 1),
     projection: int | None = None,
-    differences: bool = False,
+    change: Change = "none",
     units: int = 64,
     readout: Readout = "last",
     dropout: float = 0.5,
@@ -33,8 +36,9 @@ def cnn_lstm(
 ) -> keras.Model:
     """Clips `[B, T, height, width, 3]` of 0…255 RGB → probabilities `[B, classes]`; any T from 1 on.
 
-    TimeDistributed(EfficientNet-Lite0 up to `until`, averaged over `grid`) → BatchNorm → optionally Dense(`projection`) and
-    differences of neighbouring frames → Bidirectional LSTM(`units` each way) → `readout` over time → Dense softmax.
+    TimeDistributed(EfficientNet-Lite0 up to `until`, averaged over `grid`) → BatchNorm → optionally Dense(`projection`)
+    → Bidirectional LSTM(`units` each way) → `readout` over time → Dense softmax. `change` says how the frames before come
+    in: `differences` beside the features, `motion` (see CellMotion) in their place, or `none`, by the LSTM alone.
     `weight_decay` is an L2 penalty on the head's kernels, `seed` fixes its initial weights and dropout.
     """
     if classes < 2:
@@ -48,11 +52,13 @@ def cnn_lstm(
     clips = keras.Input((None, height, width, 3), name="clips")
     encoder = pooled(efficientnet_lite0(height=height, width=width, until=until, weights=weights), grid=grid)
     x = layers.TimeDistributed(encoder, name="encode")(clips)
-    x = layers.BatchNormalization(name="standardise")(x)
+    if change == "motion":
+        x = CellMotion(grid[0] * grid[1], name="motion")(x)
+    x = layers.BatchNormalization(momentum=_MOMENTUM, name="standardise")(x)
     if projection is not None:
         x = layers.Dropout(dropout, seed=next(seeds), name="drop_features")(x)
-        x = layers.Dense(projection, activation="relu", name="project", **kernel())(x)
-    if differences:
+        x = layers.Dense(projection, name="project", **kernel())(x)
+    if change == "differences":
         x = TemporalDifference(name="differences")(x)
     orthogonal = keras.initializers.Orthogonal(seed=next(seeds))
     recurrent = layers.LSTM(

@@ -22,3 +22,31 @@ class TemporalDifference(keras.layers.Layer):  # type: ignore[misc]  # keras shi
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return (*input_shape[:-1], None if input_shape[-1] is None else 2 * input_shape[-1])
+
+
+@keras.saving.register_keras_serializable(package="marey")
+class CellMotion(keras.layers.Layer):  # type: ignore[misc]  # keras ships no type information
+    """How much each channel changed, and where most: `[B, T, cells·C]` → `[B, T, 2·C]`, logarithms.
+
+    Of |x_t − x_{t−1}| per cell and channel, log(1 + 100·mean over cells) and log(1 + 100·largest over cells). What the scene
+    looks like cancels out, which matters where few scenes were seen in training. The first frame's change is 0, so a clip
+    of one frame works. `cells` vary slowest in the features, as `models.zoo.pooling` lays them out.
+    """
+
+    def __init__(self, cells: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.cells = cells
+
+    def call(self, inputs: Any) -> Any:
+        before = ops.concatenate([inputs[:, :1], inputs[:, :-1]], axis=1)
+        batch, frames = ops.shape(inputs)[:2]
+        change = ops.reshape(ops.abs(inputs - before), (batch, frames, self.cells, inputs.shape[-1] // self.cells))
+        both = ops.concatenate([ops.mean(change, axis=2), ops.max(change, axis=2)], axis=-1)
+        return ops.log(100.0 * both + 1.0)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        features = input_shape[-1]
+        return (*input_shape[:-1], None if features is None else 2 * (features // self.cells))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "cells": self.cells}
