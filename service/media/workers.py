@@ -222,7 +222,8 @@ class DecodePool:
 
     async def _next_idle(self) -> _Worker | None:
         """The next free worker, or None when the pool died meanwhile: nobody waits for workers that cannot come."""
-        if not self._idle.empty():
+        # The short way only where it passes nobody who has waited longer.
+        if self.waiting == 1 and not self._idle.empty():
             return self._idle.get_nowait()
         get, dead = asyncio.ensure_future(self._idle.get()), asyncio.ensure_future(self._dead.wait())
         try:
