@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -10,8 +11,12 @@ import onnx
 from onnx import numpy_helper
 
 from models.errors import ExportRefused
-from models.export.graph import finish, rename
+from models.export.graph import finish, layer_of, rename
 from models.export.nodes import OPSET
+
+# While this is set, to anything, tf2onnx does not copy the whole graph before each of its optimizers: a ResNet50 then takes
+# a fraction of the memory, and an optimizer that fails is an error and not a slower graph.
+_CATCH = "TF2ONNX_CATCH_ERRORS"
 
 
 def encoder_onnx(encoder: keras.Model) -> onnx.ModelProto:
@@ -19,20 +24,11 @@ def encoder_onnx(encoder: keras.Model) -> onnx.ModelProto:
 
     `encoder` takes the same values as float32. BatchNorm that `fold_batchnorm` left is folded here where the graph allows it.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import onnxslim  # noqa: PLC0415 -- these two take seconds to import, and only an export needs them
-    import tensorflow as tf  # noqa: PLC0415
-    import tf2onnx  # noqa: PLC0415
+    import onnxslim  # noqa: PLC0415 -- takes a second to import, and only an export needs it
 
-    shape = encoder.input_shape[1:]
-
-    def run(frames: Any) -> dict[str, Any]:
-        return {"features": encoder(tf.cast(frames, tf.float32), training=False)}
-
-    with tf.device("/CPU:0"):  # with a GPU in sight Keras picks cuDNN operations that have no ONNX form
-        model, _ = tf2onnx.convert.from_function(
-            tf.function(run), input_signature=[tf.TensorSpec([None, *shape], tf.uint8, name="frames")], opset=OPSET
-        )
+    model = _convert(encoder)
+    known = [layer.name for layer in encoder.layers]
+    _refuse_unknown(model.graph, known)
     _pool_channels_first(model.graph)
     model = onnxslim.slim(model)
     (features,) = model.graph.output
@@ -45,9 +41,29 @@ def encoder_onnx(encoder: keras.Model) -> onnx.ModelProto:
     del model.opset_import[:]
     model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
     model.graph.name = "encoder"
-    rename(model, layers=[layer.name for layer in encoder.layers])
-    _refuse_leftovers(model.graph)
+    rename(model, layers=known)
     return finish(model)
+
+
+def _convert(encoder: keras.Model) -> onnx.ModelProto:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf  # noqa: PLC0415 -- seconds to import
+    import tf2onnx  # noqa: PLC0415
+
+    def run(frames: Any) -> dict[str, Any]:
+        return {"features": encoder(tf.cast(frames, tf.float32), training=False)}
+
+    signature = [tf.TensorSpec([None, *encoder.input_shape[1:]], tf.uint8, name="frames")]
+    before = os.environ.get(_CATCH)
+    os.environ[_CATCH] = "FALSE"
+    try:
+        with tf.device("/CPU:0"):  # with a GPU in sight Keras picks cuDNN operations that have no ONNX form
+            model, _ = tf2onnx.convert.from_function(tf.function(run), input_signature=signature, opset=OPSET)
+    finally:
+        os.environ.pop(_CATCH)
+        if before is not None:
+            os.environ[_CATCH] = before
+    return model
 
 
 def _pool_channels_first(graph: onnx.GraphProto) -> None:
@@ -94,9 +110,11 @@ def _attribute(node: onnx.NodeProto, name: str) -> list[int]:
     return []
 
 
-def _refuse_leftovers(graph: onnx.GraphProto) -> None:
-    foreign = [node for node in graph.node if node.domain not in ("", "ai.onnx")]
-    if foreign:
-        raise ExportRefused(
-            f"the encoder needs {foreign[0].op_type} ({foreign[0].name!r}) of {foreign[0].domain}, which the engines lack; replace that layer"
-        )
+def _refuse_unknown(graph: onnx.GraphProto, known: Iterable[str]) -> None:
+    """What tf2onnx could not translate it passes on under TensorFlow's name."""
+    for node in graph.node:
+        if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
+            layer = layer_of(node, set(known)) or node.name
+            raise ExportRefused(
+                f"layer {layer!r} of the encoder needs {node.op_type}, which ONNX does not have; replace it with another layer"
+            )

@@ -54,7 +54,7 @@ def rename(model: onnx.ModelProto, *, layers: Iterable[str] = ()) -> None:
 
     taken.update(fixed)
     for node in graph.node:
-        node.name = unique("/".join(filter(None, (_layer(node, known), node.op_type))))
+        node.name = unique("/".join(filter(None, (layer_of(node, known), node.op_type))))
         for place, source in enumerate(node.input):
             if source in initial and source not in new:
                 new[source] = unique(f"{node.name}/{place}")
@@ -73,7 +73,7 @@ def rename(model: onnx.ModelProto, *, layers: Iterable[str] = ()) -> None:
     graph.initializer.extend(copies)
 
 
-def _layer(node: onnx.NodeProto, known: set[str]) -> str:
+def layer_of(node: onnx.NodeProto, known: set[str]) -> str:
     """The Keras layer in the path of names that TensorFlow gave a node: `encoder_1/block_1_expand_1/BiasAdd__12` is block_1_expand."""
     for path in (node.name, *node.output, *reversed(node.input[1:])):
         for part in path.split("/"):
