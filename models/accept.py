@@ -29,8 +29,8 @@ class Verdict:
     def __str__(self) -> str:
         low, high = self.agreement_interval
         return (
-            f"INT8 {'accepted' if self.accepted else 'refused'}: accuracy {-self.loss:+.1%} against float on {self.split} "
-            f"(n={self.n}, allowed {-self.allowed_loss:+.1%}); same top-1 on {self.agreement:.1%} of {self.agreement_n} "
+            f"INT8 {'accepted' if self.accepted else 'refused'}: accuracy {0 - self.loss:+.1%} against float on {self.split} "
+            f"(n={self.n}, allowed {0 - self.allowed_loss:+.1%}); same top-1 on {self.agreement:.1%} of {self.agreement_n} "
             f"clips [{low:.1%}, {high:.1%}] (at least {MIN_AGREEMENT:.0%})"
         )
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from models.dataset import Dataset, Sample
 from models.errors import DataError
 from models.load import IMAGES, VIDEOS, load_clip
+from models.quantize import CalibrationData
 from service.bundle.manifest import Manifest
 
 MIN_FRAMES = 32
@@ -22,16 +23,14 @@ DEFAULT_FRAMES = 512
 
 @dataclass(frozen=True, slots=True)
 class CalibrationFrames:
-    """`frames` `[N, H, W, C]` uint8, what they were taken from, and the digest of those files.
+    """`frames` `[N, H, W, C]` uint8 and what they were taken from.
 
     Each `clip_frames` of them are one clip; 1 where clips gave different numbers.
     """
 
     frames: NDArray[np.uint8]
     clip_frames: int
-    data: str
-    split: str | None
-    sha256: str
+    source: CalibrationData
 
 
 def from_dataset(
@@ -40,7 +39,7 @@ def from_dataset(
     """At most `limit` frames of a data set's `split`, the same number of clips from each class as far as they reach."""
     samples = _stratified(dataset.split(split), seed)
     used, parts = _load(samples, manifest, limit)
-    return _joined(parts, data=dataset.root.name, split=split, sha256=dataset.digest(used))
+    return _joined(parts, CalibrationData(dataset.root.name, dataset.digest(used), split))
 
 
 def from_folder(folder: Path, manifest: Manifest, *, limit: int = DEFAULT_FRAMES, seed: int = 0) -> CalibrationFrames:
@@ -58,7 +57,7 @@ def from_folder(folder: Path, manifest: Manifest, *, limit: int = DEFAULT_FRAMES
     digest = hashlib.sha256()
     for sample in sorted(used, key=lambda each: each.path):
         digest.update(hashlib.sha256(sample.path.read_bytes()).digest())
-    return _joined(parts, data=folder.name, split=None, sha256=digest.hexdigest())
+    return _joined(parts, CalibrationData(folder.name, digest.hexdigest()))
 
 
 def _stratified(samples: Sequence[Sample], seed: int) -> list[Sample]:
@@ -71,9 +70,9 @@ def _stratified(samples: Sequence[Sample], seed: int) -> list[Sample]:
     return [sample for _, _, sample in sorted(dealt, key=lambda each: each[:2])]
 
 
-def _joined(parts: Sequence[NDArray[np.uint8]], *, data: str, split: str | None, sha256: str) -> CalibrationFrames:
+def _joined(parts: Sequence[NDArray[np.uint8]], source: CalibrationData) -> CalibrationFrames:
     lengths = {len(part) for part in parts}
-    return CalibrationFrames(np.concatenate(parts), lengths.pop() if len(lengths) == 1 else 1, data, split, sha256)
+    return CalibrationFrames(np.concatenate(parts), lengths.pop() if len(lengths) == 1 else 1, source)
 
 
 def _load(samples: Sequence[Sample], manifest: Manifest, limit: int) -> tuple[list[Sample], list[NDArray[np.uint8]]]:

@@ -253,8 +253,10 @@ def run(recipe: str, data: Path, out: Path, work: Path | None, max_drop: float, 
 
 
 def _command() -> str:
-    """The command line, as it can be typed again."""
-    return shlex.join(["marey-build", *sys.argv[1:]])
+    """The command line, as it can be typed again; a bundle travels, so folders of this machine are named by their last part."""
+    return shlex.join(
+        ["marey-build", *(Path(each).name if Path(each).is_absolute() else each for each in sys.argv[1:])]
+    )
 
 
 def _tell(bundle: Bundle, report: Report | None, *, as_json: bool) -> None:

@@ -54,12 +54,7 @@ def export_foreign(
         name=name,
         version=version,
         labels=read_labels(labels),
-        input=Input(
-            height=height,
-            width=width,
-            color="gray" if reading.color == "gray" else "rgb",
-            resize=parse_resize(reading.resize),
-        ),
+        input=_input(height, width, reading),
         sampling=sampling,
         normalization=_normalization(model, reading),
         weights=weights,
@@ -113,6 +108,16 @@ def _size(model: keras.Model) -> tuple[int, int]:
             f"the model takes frames {shape[-3:]}; rebuild it with a fixed height and width and 1 or 3 channels"
         )
     return height, width
+
+
+def _input(height: int, width: int, reading: Reading) -> Input:
+    resize = parse_resize(reading.resize)
+    if resize.short_side is not None and resize.short_side < max(height, width):
+        raise ExportRefused(
+            f"--resize {reading.resize}: a short side of {resize.short_side} is smaller than the model's frames of "
+            f"{height}×{width}; give at least crop:{max(height, width)}"
+        )
+    return Input(height=height, width=width, color="gray" if reading.color == "gray" else "rgb", resize=resize)
 
 
 def _normalization(model: keras.Model, reading: Reading) -> Normalization:

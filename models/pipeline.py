@@ -53,11 +53,10 @@ def run(
     exported = _stage(work / "exported", [*made_from, file_sha256(model)], export)
 
     def quantize(target: Path) -> None:
-        shutil.copytree(exported, target)
-        bundle = open_bundle(target)
+        bundle = open_bundle(exported)
         plan = recipe.calibration
         frames = from_dataset(dataset, bundle.manifest, split=plan.split, limit=plan.frames)
-        quantize_bundle(target, calibration=frames)
+        _quantize(bundle, frames, target)
 
     quantized = _stage(work / "quantized", [*made_from, file_sha256(exported / MANIFEST)], quantize)
     judged = copy_bundle(open_bundle(quantized), work / "judged")
@@ -78,7 +77,7 @@ def quantize_judged(
     """Give `bundle` an INT8 encoder. With `dataset` it is judged first, and left as it was where INT8 loses too much."""
     staging = bundle.path.with_name(f".{bundle.path.name}.int8")
     try:
-        changed = quantize_bundle(copy_bundle(bundle, staging).path, calibration=calibration)
+        changed = _quantize(bundle, calibration, staging)
         report = None
         if dataset is not None:
             changed, report = assess(changed, dataset, split=split, max_drop=max_drop, command=command)
@@ -107,6 +106,12 @@ def copy_bundle(bundle: Bundle, target: Path) -> Bundle:
     """The files of `bundle` at `target`, in one rename; a bundle that is there already is replaced."""
     files = {file.name: file.read_bytes() for file in bundle.path.iterdir() if file.is_file() and file.name != MANIFEST}
     return write_bundle(target, bundle.manifest, files)
+
+
+def _quantize(bundle: Bundle, found: CalibrationFrames, out: Path) -> Bundle:
+    return quantize_bundle(
+        bundle, frames=found.frames, calibration=found.source, clip_frames=found.clip_frames, out=out
+    )
 
 
 def _stage(target: Path, made_from: list[str], make: Callable[[Path], None]) -> Path:

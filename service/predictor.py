@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -115,6 +116,33 @@ class Predictor:
     async def _judge(
         self, features: NDArray[np.float32], windows: tuple[Window, ...], *, deadline: float, priority: Priority
     ) -> Rows:
-        """Run the head over every window; those of one video share a length, for they share one grid."""
-        clips = np.stack([features[window.first : window.first + window.count] for window in windows])
-        return await self._batcher.run(self._engine, "head", clips, deadline=deadline, priority=priority)
+        """Run the head over every window, those of equal length together; rows come back in the order of `windows`.
+
+        Lengths differ where a video has fewer frames a second than were asked for.
+        """
+        by_length: dict[int, list[int]] = {}
+        for number, window in enumerate(windows):
+            by_length.setdefault(window.count, []).append(number)
+        parts = await asyncio.gather(
+            *(
+                self._batcher.run(
+                    self._engine,
+                    "head",
+                    np.stack([features[windows[n].first : windows[n].first + length] for n in numbers]),
+                    deadline=deadline,
+                    priority=priority,
+                )
+                for length, numbers in by_length.items()
+            )
+        )
+        if len(parts) == 1:
+            return parts[0]
+        order = np.argsort(np.concatenate(list(by_length.values())))
+        # Outputs over time, attention that is, have no common shape; over windows nobody asks for them.
+        joined = np.concatenate([part.outputs["probabilities"] for part in parts])[order]
+        return Rows(
+            {"probabilities": joined},
+            max(part.batch_size for part in parts),
+            max(part.queue_s for part in parts),
+            sum(part.run_s for part in parts),
+        )

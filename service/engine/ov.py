@@ -43,6 +43,9 @@ class OpenVinoEngine:
                 f"openvino cannot compile bundle {bundle.manifest.name} at {precision}: {error}"
             ) from error
         self._requests: dict[str, Any] = {stage: model.create_infer_request() for stage, model in compiled.items()}
+        # A tensor may go by several names there, so outputs are asked for by the manifest's.
+        roles: dict[str, Role] = {"encoder": role, "head": "head"}
+        self._outputs = {stage: [each.name for each in bundle.artifact(roles[stage]).outputs] for stage in roles}
         self.info = EngineInfo("openvino", precision, remainder, core.get_property("CPU", "FULL_DEVICE_NAME").strip())
 
     def run(self, stage: Stage, rows: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
@@ -51,7 +54,7 @@ class OpenVinoEngine:
             results = self._requests[stage].infer([rows], share_inputs=True, share_outputs=False)
         except RuntimeError as error:
             raise EngineError(f"openvino failed in the {stage} on rows {list(rows.shape)}: {error}") from error
-        return {port.any_name: array for port, array in results.items()}
+        return {name: results[name] for name in self._outputs[stage]}
 
     def close(self) -> None:
         self._requests.clear()

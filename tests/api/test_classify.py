@@ -157,3 +157,13 @@ async def test_clients_at_the_same_time_each_get_their_own_answer(served, make_p
             *(client.post("/classify/image", files={"file": make_picture(color)}) for color in colors)
         )
     assert [answer.json()["predictions"][0]["label"] for answer in answers] == colors
+
+
+def test_windows_of_a_video_with_few_frames_a_second_may_differ_in_length(served, make_video: Make) -> None:
+    video = make_video("red", "green", "blue", frames=3, fps=3)
+    answer = served.post("/classify/video", video, window_s=1.1, stride_s=0.5, frames=8)
+    assert answer.status_code == 200, answer.text
+    labels = [segment["predictions"][0]["label"] for segment in answer.json()["segments"]]
+    assert labels[0] == "red"
+    assert labels[-1] == "blue"
+    assert "green" in labels

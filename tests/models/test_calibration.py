@@ -37,7 +37,7 @@ def test_only_the_train_split_is_used(tmp_path: Path, manifest: Manifest) -> Non
     assert found.frames.shape == (40, 16, 16, 3)
     assert (found.frames[..., 0] > 250).all()
     assert (found.frames[..., 1] < 5).all()
-    assert (found.split, found.data) == ("train", tmp_path.name)
+    assert (found.source.split, found.source.description) == ("train", tmp_path.name)
 
 
 def test_classes_have_equal_shares_of_a_few_frames(squares: Path, manifest: Manifest) -> None:
@@ -52,7 +52,7 @@ def test_classes_have_equal_shares_of_a_few_frames(squares: Path, manifest: Mani
 def test_the_same_seed_takes_the_same_frames_and_another_does_not(squares: Path, manifest: Manifest) -> None:
     dataset = Dataset.open(squares)
     one, same, other = (from_dataset(dataset, manifest, limit=32, seed=seed) for seed in (0, 0, 1))
-    assert one.sha256 == same.sha256 != other.sha256
+    assert one.source == same.source != other.source
     assert np.array_equal(one.frames, same.frames)
 
 
@@ -62,7 +62,7 @@ def test_a_plain_folder_is_searched_to_the_bottom(tmp_path: Path, manifest: Mani
     (tmp_path / "notes.txt").write_text("not a picture")
     found = from_folder(tmp_path, manifest)
     assert len(found.frames) == 40
-    assert found.split is None
+    assert found.source.split is None
 
 
 def test_too_few_frames_are_refused(tmp_path: Path, manifest: Manifest) -> None:
