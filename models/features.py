@@ -100,8 +100,10 @@ class Activations:
         return np.stack([frames, *(draw.apply(clip) for draw in draws)])
 
     def _encode(self, frames: NDArray[np.uint8]) -> list[NDArray[np.float16]]:
-        chunks = range(0, len(frames), _CHUNK)
-        parts = [self._frozen.predict_on_batch(frames[i : i + _CHUNK].astype(np.float32)) for i in chunks]
+        parts = []
+        for start in range(0, len(frames), _CHUNK):
+            found = self._frozen.predict_on_batch(frames[start : start + _CHUNK].astype(np.float32))
+            parts.append(found if isinstance(found, list) else [found])  # Keras unwraps a list of one
         return [np.concatenate(part).astype(np.float16) for part in zip(*parts, strict=True)]
 
     def _file(self, cut: str, sample: Sample) -> Path:

@@ -76,7 +76,7 @@ augmentation = { views = 1 }
 
 [[training.stages]]
 cut = "features"
-epochs = 25
+epochs = 20
 rate = 2e-2
 batch = 8
 patience = 10
@@ -86,11 +86,6 @@ cut = "block0"
 epochs = 2
 rate = 1e-4
 batch = 8
-
-[crossval]
-folds = 3
-seeds = 2
-inner_folds = 3
 """
 
 
@@ -139,9 +134,7 @@ def foreign_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keras.utils.set_random_seed(1)
     size = 96
     clips = keras.Input((None, size, size, 3))
-    cnn = keras.applications.MobileNetV2(
-        weights=None, include_top=False, pooling="avg", input_shape=(size, size, 3)
-    )
+    cnn = keras.applications.MobileNetV2(weights=None, include_top=False, pooling="avg", input_shape=(size, size, 3))
     features = layers.TimeDistributed(cnn)(layers.Rescaling(1 / 127.5, -1)(clips))
     norm = layers.BatchNormalization()
     x = layers.Bidirectional(layers.LSTM(32, return_sequences=True))(norm(features))

@@ -1,0 +1,38 @@
+"""Cross-validation on a data set that can be learned."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.crossval import crossvalidate, grouped_folds
+from models.errors import DataError
+from models.recipe import CrossValidation, Recipe
+
+
+def test_cross_validation_judges_every_clip_beside_the_floor(
+    moving: Path, moving_recipe: Recipe, tmp_path: Path
+) -> None:
+    assert moving_recipe.training is not None
+    head = moving_recipe.training.model_copy(update={"stages": moving_recipe.training.stages[:1]})
+    plan = CrossValidation(folds=2, seeds=2, inner_folds=3)
+    report = crossvalidate(
+        moving_recipe.model_copy(update={"training": head, "crossval": plan}), data=moving, cache=tmp_path
+    )
+    assert report["n"] == sum(report["fold_sizes"]) == 42
+    assert report["ours"]["accuracy"] >= 0.85
+    assert len(report["ours"]["by_seed"]) == 2
+    assert len(report["ours"]["by_fold"]) == len(report["floor"]["by_fold"]) == 2
+    assert report["difference"] == pytest.approx(report["ours"]["accuracy"] - report["floor"]["accuracy"], abs=1e-4)
+    json.dumps(report)
+
+
+def test_folds_keep_groups_whole_and_need_enough_of_them(moving: Path, moving_recipe: Recipe) -> None:
+    dataset = moving_recipe.dataset(moving)
+    folds = grouped_folds(dataset, dataset.samples, count=5, seed=0)
+    assert sorted(np.concatenate([judged for _, judged in folds]).tolist()) == list(range(42))
+    for fitted, judged in folds:
+        assert not {dataset.samples[i].group for i in fitted} & {dataset.samples[i].group for i in judged}
+    with pytest.raises(DataError, match="21 groups, 22 folds need as many"):
+        grouped_folds(dataset, dataset.samples, count=22, seed=0)

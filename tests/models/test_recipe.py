@@ -1,0 +1,81 @@
+"""A recipe determines a bundle, and says where it is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from models.errors import RecipeError
+from models.recipe import RECIPES, CnnLstm, Recipe
+
+TEXT = (RECIPES / "fight.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
+def test_every_recipe_that_ships_reads_and_says_what_it_costs_and_reaches(name: str) -> None:
+    recipe = Recipe.read(name)
+    assert recipe.name == name
+    header = [
+        line for line in (RECIPES / f"{name}.toml").read_text(encoding="utf-8").splitlines() if line.startswith("#")
+    ]
+    for word in ("marey-build run", "Cost:", "Accuracy:"):
+        assert any(word in line for line in header), f"the header of {name}.toml lacks {word!r}"
+
+
+def test_a_recipe_is_told_by_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "b.toml").write_text(TEXT.replace("seed = 0", "seed = 1"), encoding="utf-8")
+    first, second = Recipe.read(tmp_path / "a.toml"), Recipe.read(tmp_path / "b.toml")
+    assert first == Recipe.read("fight")
+    assert first.sha256 != second.sha256
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("grid = [5, 7]", "grids = [5, 7]", r"architecture\.cnn_lstm\.grids: Extra inputs"),
+        ('name = "cnn_lstm"', 'name = "vit"', "architecture: Input tag 'vit'"),
+        ("rate = ", "rate = -", r"training\.stages\.0\.rate: Input should be greater than 0"),
+        ("[[training.stages]]", "[[training.steps]]", r"training\.stages: Field required"),
+        ("[weights]", "[weight]", r"weight: Extra inputs|pretrained weights need"),
+        ("[input]", "[input", "is no TOML"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in TEXT
+    (tmp_path / "wrong.toml").write_text(TEXT.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(RecipeError, match=message):
+        Recipe.read(tmp_path / "wrong.toml")
+
+
+def test_a_recipe_that_does_not_exist_lists_those_that_ship() -> None:
+    with pytest.raises(RecipeError, match=r"there is no recipe missing; .*fight, imagenet"):
+        Recipe.read("missing")
+
+
+def test_the_parameters_of_a_recipe_reach_its_network() -> None:
+    recipe = Recipe.read("fight")
+    assert isinstance(recipe.architecture, CnnLstm)
+    small = recipe.model_copy(
+        update={"architecture": recipe.architecture.model_copy(update={"units": 3, "weights": None})}
+    )
+    model = small.build(classes=4)
+    assert model.get_layer("bilstm").output.shape == (None, None, 6)
+    assert model.output_shape == (None, 4)
+
+
+@pytest.mark.data
+def test_imagenets_labels_are_readable_and_each_is_there_once(data: Path) -> None:
+    dataset = Recipe.read("imagenet").dataset(data)
+    assert len(dataset.labels) == len({label.lower() for label in dataset.labels}) == 1000
+    assert (dataset.labels[134], dataset.labels[517]) == ("crane (bird)", "crane (machine)")
+    assert [len(dataset.split(split)) for split in ("train", "test")] == [200, 600]
+    assert Recipe.read("imagenet").dataset(data / "imagenet_photos") == dataset
+
+
+@pytest.mark.data
+def test_a_renamed_label_that_the_data_lack_is_an_error(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "wrong.toml").write_text(
+        TEXT.replace("[input]", '[labels.rename]\nbrawl = "fight"\n\n[input]'), encoding="utf-8"
+    )
+    with pytest.raises(RecipeError, match=r"labels\.rename names brawl"):
+        Recipe.read(tmp_path / "wrong.toml").dataset(data)
