@@ -30,7 +30,7 @@ def confusion_entry(matrix: NDArray[np.int64], labels: Sequence[str]) -> Report:
 
 
 def confusion_png(matrix: NDArray[np.int64], labels: Sequence[str], *, title: str) -> bytes:
-    """Truth down, prediction across; each cell's shade is its share of its row."""
+    """Truth down, prediction across: for few classes each cell's count and share of its row, for many a dot a confusion."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  # 0.5 s that only a report pays
     from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -39,25 +39,36 @@ def confusion_png(matrix: NDArray[np.int64], labels: Sequence[str], *, title: st
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    figure.colorbar(drawn, ax=axes, label="share of the true class", shrink=0.8)
     axes.set(title=title, xlabel="predicted", ylabel="true")
     if few:
-        axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
-        axes.set_yticks(range(len(labels)), labels)
-        for (row, column), count in np.ndenumerate(matrix):
-            axes.text(
-                column,
-                row,
-                str(count),
-                ha="center",
-                va="center",
-                color="white" if shares[row, column] > 0.5 else "black",
-            )
+        _draw_cells(axes, matrix, labels)
+    else:
+        _draw_dots(axes, matrix)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _draw_cells(axes: Any, matrix: NDArray[np.int64], labels: Sequence[str]) -> None:
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.figure.colorbar(drawn, ax=axes, label="share of the true class", shrink=0.8)
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    for (row, column), count in np.ndenumerate(matrix):
+        color = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(count), ha="center", va="center", color=color)
+
+
+def _draw_dots(axes: Any, matrix: NDArray[np.int64]) -> None:
+    """Cells of a thousand classes are smaller than a pixel, and would be lost."""
+    truth, predicted = np.nonzero(matrix)
+    right = truth == predicted
+    for name, chosen, color in (("right", right, "tab:blue"), ("wrong", ~right, "tab:red")):
+        count = int(matrix[truth[chosen], predicted[chosen]].sum())
+        axes.scatter(predicted[chosen], truth[chosen], s=5, color=color, label=f"{name} ({count})")
+    axes.set(xlim=(-10, len(matrix) + 10), ylim=(len(matrix) + 10, -10), aspect="equal")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
 
 
 def markdown(report: Mapping[str, Any]) -> str:
