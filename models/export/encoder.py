@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
@@ -54,16 +55,34 @@ def _convert(encoder: keras.Model) -> onnx.ModelProto:
         return {"features": encoder(tf.cast(frames, tf.float32), training=False)}
 
     signature = [tf.TensorSpec([None, *encoder.input_shape[1:]], tf.uint8, name="frames")]
-    before = os.environ.get(_CATCH)
+    before, eagerly = os.environ.get(_CATCH), tf.config.functions_run_eagerly()
     os.environ[_CATCH] = "FALSE"
+    tf.config.run_functions_eagerly(
+        True
+    )  # functions within ours, as of a grouped Conv2D, are then part of it and not calls
     try:
         with tf.device("/CPU:0"):  # with a GPU in sight Keras picks cuDNN operations that have no ONNX form
-            model, _ = tf2onnx.convert.from_function(tf.function(run), input_signature=signature, opset=OPSET)
+            model, _ = tf2onnx.convert.from_function(
+                tf.function(run), input_signature=signature, opset=OPSET, custom_op_handlers={"Erfc": (_erfc, [])}
+            )
     finally:
+        tf.config.run_functions_eagerly(eagerly)
         os.environ.pop(_CATCH)
         if before is not None:
             os.environ[_CATCH] = before
     return model
+
+
+def _erfc(graph: Any, node: Any, _name: str, _arguments: list[Any]) -> None:
+    """TensorFlow computes GELU with erfc, which tf2onnx does not know: 1 − erf."""
+    source, target = node.input[0], node.output[0]
+    shape, dtype = graph.get_shape(target), graph.get_dtype(target)
+    graph.remove_node(node.name)
+    one = graph.make_const(f"{node.name}_one", np.ones(1, np.float32))
+    erf = graph.make_node("Erf", [source], name=f"{node.name}_erf", shapes=[shape], dtypes=[dtype])
+    graph.make_node(
+        "Sub", [one.output[0], erf.output[0]], outputs=[target], name=node.name, shapes=[shape], dtypes=[dtype]
+    )
 
 
 def _pool_channels_first(graph: onnx.GraphProto) -> None:

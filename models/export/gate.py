@@ -37,7 +37,8 @@ def build_gate(model: onnx.ModelProto | bytes, *, profile: Sequence[int] = _PROF
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger.sink)
     if not parser.parse(model if isinstance(model, bytes) else model.SerializeToString()):
-        reasons = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
+        errors = (parser.get_error(index) for index in range(parser.num_errors))
+        reasons = "; ".join(f"{error.node_operator()} {error.node_name()!r}: {error.desc()}" for error in errors)
         raise ExportRefused(f"TensorRT cannot read the graph: {reasons}; replace the layer that it names")
     config, shapes = builder.create_builder_config(), builder.create_optimization_profile()
     for index in range(network.num_inputs):

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from models.recipe import Recipe
+from service.bundle.manifest import Input, Sampling
+from service.bundle.store import Bundle, sha256
 
 COLORS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 40, 40)}
 SIZE = 32
