@@ -55,22 +55,36 @@ def _convert(encoder: keras.Model) -> onnx.ModelProto:
         return {"features": encoder(tf.cast(frames, tf.float32), training=False)}
 
     signature = [tf.TensorSpec([None, *encoder.input_shape[1:]], tf.uint8, name="frames")]
+    function = tf.function(run)
     before, eagerly = os.environ.get(_CATCH), tf.config.functions_run_eagerly()
     os.environ[_CATCH] = "FALSE"
-    tf.config.run_functions_eagerly(
-        True
-    )  # functions within ours, as of a grouped Conv2D, are then part of it and not calls
+    # Functions within ours, as of a grouped Conv2D, are then part of it and not calls.
+    tf.config.run_functions_eagerly(run_eagerly=True)
     try:
         with tf.device("/CPU:0"):  # with a GPU in sight Keras picks cuDNN operations that have no ONNX form
+            concrete = function.get_concrete_function(*signature)
             model, _ = tf2onnx.convert.from_function(
-                tf.function(run), input_signature=signature, opset=OPSET, custom_op_handlers={"Erfc": (_erfc, [])}
+                function, input_signature=signature, opset=OPSET, custom_op_handlers={"Erfc": (_erfc, [])}
             )
     finally:
-        tf.config.run_functions_eagerly(eagerly)
+        tf.config.run_functions_eagerly(run_eagerly=eagerly)
         os.environ.pop(_CATCH)
         if before is not None:
             os.environ[_CATCH] = before
+    captured = zip(concrete.graph.internal_captures, concrete.captured_inputs, strict=True)
+    _fix_captured(model.graph, {name.name: value.numpy() for name, value in captured if value.dtype != tf.resource})
     return model
+
+
+def _fix_captured(graph: onnx.GraphProto, values: dict[str, Any]) -> None:
+    """What a layer computed when it was built, as Normalization its mean, comes as a further input: make it a constant."""
+    for value in [value for value in graph.input if value.name != "frames"]:
+        if value.name not in values:
+            raise ExportRefused(
+                f"the encoder reads {value.name!r} beside its frames; store it as a weight of its layer"
+            )
+        graph.initializer.append(numpy_helper.from_array(values[value.name], value.name))
+        graph.input.remove(value)
 
 
 def _erfc(graph: Any, node: Any, _name: str, _arguments: list[Any]) -> None:
