@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -127,7 +128,7 @@ class Weights(Frozen):
 
 
 class Recipe(Frozen):
-    """Everything that determines a bundle. `sha256` is that of the file, for the provenance."""
+    """Everything that determines a bundle. `sha256` is that of what the file says; its comments do not count."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")
@@ -168,9 +169,10 @@ class Recipe(Frozen):
         if not path.is_file():
             known = ", ".join(sorted(found.stem for found in RECIPES.glob("*.toml")))
             raise RecipeError(f"there is no recipe {recipe}; name a TOML file, or one of those that ship: {known}")
-        raw = path.read_bytes()
         try:
-            return cls.model_validate(tomllib.loads(raw.decode()) | {"sha256": hashlib.sha256(raw).hexdigest()})
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            said = json.dumps(content, sort_keys=True, default=str)
+            return cls.model_validate(content | {"sha256": hashlib.sha256(said.encode()).hexdigest()})
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path} is no TOML ({error}); mend the line") from None
         except ValidationError as error:

@@ -92,6 +92,8 @@ def test_the_motion_of_cells_is_the_logarithm_of_mean_and_largest_change() -> No
     assert found[:, 1:] == pytest.approx(expected, abs=1e-4)
 
 
+# Keras warns that attention over one frame is 1, which is what it should be.
+@pytest.mark.filterwarnings(r"ignore:(.|\n)*softmax over axis:UserWarning")
 @pytest.mark.parametrize("change", ["none", "differences", "motion"])
 @pytest.mark.parametrize("readout", ["last", "mean", "max", "mean_max", "attention"])
 def test_a_cnn_lstm_takes_clips_of_any_length_and_comes_back_from_its_file(
