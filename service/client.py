@@ -36,7 +36,9 @@ async def in_process(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         if app.state.marey.failure is not None:
             raise app.state.marey.failure
         async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url="http://marey", timeout=None  # noqa: S113  # the service sets the deadline
+            transport=httpx.ASGITransport(app),
+            base_url="http://marey",
+            timeout=None,  # noqa: S113  # the service sets the deadline
         ) as client:
             yield client
 

@@ -12,7 +12,7 @@ import uvicorn
 
 from service.api.app import create_app
 from service.api.state import State
-from service.errors import MareyError
+from service.predictor import Predictor
 from service.settings import Settings
 
 
@@ -47,13 +47,15 @@ class Server(uvicorn.Server):
 
 def run(settings: Settings) -> int:
     """Serve until told to stop; returns the exit code: 0 after an orderly stop, 1 if it could not serve."""
-    failures: list[MareyError] = []
 
-    def fail(error: MareyError) -> None:
-        failures.append(error)
-        server.should_exit = True
+    def loaded(state: State) -> None:
+        if state.failure is None:
+            click.echo(f"marey is ready: {', '.join(_running(model) for model in state.registry.models)}")
+        else:
+            click.echo(f"error: {state.failure}", err=True)
+            server.should_exit = True
 
-    app = create_app(settings, on_failure=fail)
+    app = create_app(settings, on_loaded=loaded)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -64,6 +66,7 @@ def run(settings: Settings) -> int:
         lifespan="on",
         log_config=None,
         log_level=settings.log_level,
+        access_log=False,  # ours has the request's id
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
@@ -73,4 +76,8 @@ def run(settings: Settings) -> int:
         server.run()
     except SystemExit:  # uvicorn has logged why, a taken port as a rule
         return 1
-    return 1 if failures else 0
+    return 1 if server.state.failure is not None else 0
+
+
+def _running(model: Predictor) -> str:
+    return f"{model.manifest.name} {model.manifest.version} on {model.info.name} {model.info.precision}"

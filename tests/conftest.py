@@ -146,11 +146,9 @@ def serving(*arguments: str, exit_code: int = 0, **environment: str) -> Iterator
         line = process.stdout.readline()
         match = re.search(r"http://\S+", line)
         assert match, f"marey serve said {line!r}"
+        ready = process.stdout.readline()
+        assert ready.startswith("marey is ready"), f"marey serve said {ready!r}"
         served = Served(process, match.group())
-        transport = httpx.HTTPTransport(retries=0)
-        with httpx.Client(transport=transport, base_url=served.url, timeout=30) as client:
-            while client.get("/health/ready").status_code != 200:
-                assert process.poll() is None, "marey serve ended before it was ready"
         yield served
         served.client.close()
         if process.poll() is None:

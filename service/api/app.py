@@ -19,16 +19,16 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, *, on_failure: Callable[[MareyError], None] | None = None) -> FastAPI:
+def create_app(settings: Settings, *, on_loaded: Callable[[State], None] | None = None) -> FastAPI:
     """Models are loaded after the server has begun to listen, so that it can say that it is loading.
 
-    `on_failure` is called when no model can be served: `marey serve` ends with an error then.
+    `on_loaded` is called once that has ended, well or not; see `State.failure`.
     """
     state = State(settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(_load(state, on_failure))
+        loading = asyncio.create_task(_load(state, on_loaded))
         try:
             yield
         finally:
@@ -51,18 +51,13 @@ def create_app(settings: Settings, *, on_failure: Callable[[MareyError], None] |
     return app
 
 
-async def _load(state: State, on_failure: Callable[[MareyError], None] | None) -> None:
+async def _load(state: State, on_loaded: Callable[[State], None] | None) -> None:
     try:
         await state.registry.start()
     except Exception as error:  # whatever it was: the service says that it is not ready, and why
         state.failure = error if isinstance(error, MareyError) else MareyError(f"loading failed: {error!r}")
         logger.exception("the models could not be loaded")
         state.phase = "failed"
-        if on_failure is not None:
-            on_failure(state.failure)
-        return
-    finally:
-        state.loaded.set()
     for model in state.registry.models:
         state.telemetry.model(
             model=model.manifest.name,
@@ -72,3 +67,6 @@ async def _load(state: State, on_failure: Callable[[MareyError], None] | None) -
         )
     if state.phase == "loading":
         state.phase = "ready"
+    state.loaded.set()
+    if on_loaded is not None:
+        on_loaded(state)

@@ -1,7 +1,8 @@
-"""The outermost layer: gives each request its id, and counts and times its answer."""
+"""The outermost layer: gives each request its id, and counts, times and logs its answer."""
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import uuid
@@ -9,6 +10,10 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+logger = logging.getLogger(__name__)
+
+# Asked for every few seconds by probes and scrapers.
+_QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
 _USABLE_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}$")
 
 
@@ -49,4 +54,9 @@ class Observe:
             # The matched route, not the path: a client must not be able to make up label values.
             route = getattr(scope.get("route"), "path", "unmatched")
             seconds = time.monotonic() - began
-            self._observer(route=route, status=status, code=state.get("code", "ok"), seconds=seconds)
+            code = state.get("code", "ok")
+            self._observer(route=route, status=status, code=code, seconds=seconds)
+            level = logging.DEBUG if route in _QUIET else logging.INFO
+            logger.log(
+                level, "%s %s %d %s %.0f ms %s", scope["method"], route, status, code, seconds * 1000, request_id
+            )

@@ -34,7 +34,13 @@ class OpenVinoEngine:
                 stage: core.compile_model(
                     str(files[stage]),
                     "CPU",
-                    {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads},
+                    {
+                        "INFERENCE_PRECISION_HINT": hint,
+                        "PERFORMANCE_HINT": "LATENCY",
+                        "INFERENCE_NUM_THREADS": threads,
+                        # The decoders share these cores: a pinned thread would wait for its own while another is free.
+                        "ENABLE_CPU_PINNING": False,
+                    },
                 )
                 for stage, hint in hints.items()
             }

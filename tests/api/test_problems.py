@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from service.api.app import create_app
-from service.errors import MareyError
+from service.api.state import State
 from service.settings import Settings
 
 Make = Callable[..., bytes]
@@ -239,8 +239,8 @@ async def test_while_loading_failing_and_draining_requests_are_sent_elsewhere(co
 
 
 async def test_a_service_without_a_usable_bundle_is_never_ready_and_says_why(tmp_path: Path) -> None:
-    told: list[MareyError] = []
-    app = create_app(Settings(bundles=(tmp_path,)), on_failure=told.append)
+    told: list[State] = []
+    app = create_app(Settings(bundles=(tmp_path,)), on_loaded=told.append)
     async with (
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://marey") as client,
         app.router.lifespan_context(app),
@@ -248,4 +248,4 @@ async def test_a_service_without_a_usable_bundle_is_never_ready_and_says_why(tmp
     ):
         await app.state.marey.loaded.wait()
         expect(await client.get("/health/ready"), 503, "not_ready", saying=r"it has no manifest.json")
-    assert len(told) == 1
+    assert [state.phase for state in told] == ["draining"], "told once"

@@ -69,13 +69,8 @@ def test_the_served_probabilities_of_a_users_model_are_those_of_keras(data: Path
     )
     assert np.ptp(expected, axis=0).max() > 0.2, "answers that do not differ between clips would prove nothing"
 
-    def ask(running) -> np.ndarray:
-        answers = [running.post("/classify/video", clip.read_bytes()).json() for clip in clips]
-        by_label = [{each["label"]: each["probability"] for each in answer["predictions"]} for answer in answers]
-        return np.array([[row[label] for label in LABELS] for row in by_label])
-
     with serve(str(tmp_path / "mine"), "--precision", "fp32") as running:
-        assert np.abs(ask(running) - expected).max() <= 1e-3
-    with serve(str(tmp_path / "mine"), "--precision", "int8") as running:
-        # Random weights leave INT8 less room than trained ones do; a swapped channel or scale would be far outside.
-        assert np.abs(ask(running) - expected).max() <= 0.25
+        answers = [running.post("/classify/video", clip.read_bytes()).json() for clip in clips]
+    by_label = [{each["label"]: each["probability"] for each in answer["predictions"]} for answer in answers]
+    found = np.array([[row[label] for label in LABELS] for row in by_label])
+    assert np.abs(found - expected).max() <= 1e-3
