@@ -27,7 +27,7 @@ def finish(model: onnx.ModelProto) -> onnx.ModelProto:
         )
     try:
         onnx.checker.check_model(model, full_check=True)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportRefused(
             f"the exported graph is not valid ONNX ({str(error).splitlines()[0]}); report this with the model's layers"
         ) from error

@@ -103,13 +103,7 @@ class Graph:
             return self.model(
                 operation, [part for part in keras.tree.flatten((args, kwargs)) if isinstance(part, Value)]
             )
-        is_layer = isinstance(operation, keras.Layer)
-        writer = _LAYERS.get(type(operation)) if is_layer else _OPERATIONS.get(type(operation).__name__)
-        if writer is None:
-            raise ExportRefused(
-                f"{describe(operation)} cannot be written as ONNX nodes; replace it with a layer of {_supported(is_layer=is_layer)}, "
-                "or register a writer for it (models/export/nodes.py)"
-            )
+        writer = _writer(operation)
         before, self.scope = self.scope, operation.name
         try:
             return writer(self, operation, _bind(operation, args, kwargs))
@@ -119,6 +113,9 @@ class Graph:
     def model(self, model: Any, inputs: Sequence[Value]) -> Written:
         """Write a functional model; returns its outputs in order."""
         flat = trace(model)
+        # A layer that is unknown is a better name for what is wrong than the operations that it brings along, as Masking does.
+        for call in sorted(flat.calls, key=lambda call: not call.is_layer):
+            _writer(call.operation)
         values: dict[Any, Any] = dict(zip(flat.inputs, inputs, strict=True))
         replay(flat.calls, values, lambda call, args, kwargs: self.call(call.operation, args, kwargs))
         outputs = tuple(values[edge] for edge in flat.outputs)
@@ -151,6 +148,18 @@ def only(given: Given, *allowed: str, layer: Any) -> None:
 def refuse(layer: Any, setting: str, remedy: str) -> ExportRefused:
     """The error for a layer that is known with a setting that is not."""
     return ExportRefused(f"{describe(layer)} has {setting}, which cannot be written as ONNX nodes; {remedy}")
+
+
+def _writer(operation: Any) -> Writer:
+    """The writer of exactly this class of layer or operation; raises ExportRefused where there is none."""
+    is_layer = isinstance(operation, keras.Layer)
+    writer = _LAYERS.get(type(operation)) if is_layer else _OPERATIONS.get(type(operation).__name__)
+    if writer is None:
+        raise ExportRefused(
+            f"{describe(operation)} cannot be written as ONNX nodes; replace it with one of {_supported(is_layer=is_layer)}, "
+            "or register a writer for it (models/export/nodes.py)"
+        )
+    return writer
 
 
 def _bind(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Given:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.export.nodes import Given, Graph, Value, writes
-from models.zoo.layers import CellMotion, TemporalDifference
+from models.zoo.layers import GAIN, CellMotion, TemporalDifference
 
 
 @writes(TemporalDifference)
@@ -22,7 +22,7 @@ def _temporal_difference(graph: Graph, _layer: Any, given: Given) -> Value:
 
 @writes(CellMotion)
 def _cell_motion(graph: Graph, layer: Any, given: Given) -> Value:
-    """log(1 + 100·mean and largest |x_t − x_{t−1}| over the cells); the first frame stands before itself."""
+    """log(1 + GAIN·mean and largest |x_t − x_{t−1}| over the cells); the first frame stands before itself."""
     x: Value = given["inputs"]
     axes, start, one = (graph.integers([value], name) for value, name in ((1, "axes"), (0, "start"), (1, "one")))
     first = graph.add("Slice", [x, start, one, axes], (None, 1, x.width))
@@ -36,5 +36,5 @@ def _cell_motion(graph: Graph, layer: Any, given: Given) -> Value:
     over, each = graph.integers([2], "over"), (*x.shape[:-1], channels)
     parts = [graph.add(kind, [cells, over], each, keepdims=0) for kind in ("ReduceMean", "ReduceMax")]
     both = graph.add("Concat", parts, (*x.shape[:-1], 2 * channels), axis=2)
-    scaled = graph.add("Mul", [both, graph.constant(100.0, "gain")], both.shape)
+    scaled = graph.add("Mul", [both, graph.constant(GAIN, "gain")], both.shape)
     return graph.add("Log", [graph.add("Add", [scaled, graph.constant(1.0, "unit")], both.shape)], both.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import keras
@@ -26,7 +27,10 @@ class Reference:
 
     def probabilities(self, features: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """`[B, T, D]` → every output of the head by name."""
-        outputs = keras.tree.flatten(self.head(features, training=False))
+        with warnings.catch_warnings():
+            # Attention over the one frame of an image: Keras takes it for a mistake.
+            warnings.filterwarnings("ignore", message=".*You are using a softmax over axis", category=UserWarning)
+            outputs = keras.tree.flatten(self.head(features, training=False))
         return {
             name: np.asarray(value, np.float32) for name, value in zip(output_names(self.head), outputs, strict=True)
         }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-import numpy as np
 from models.errors import ExportRefused
 from models.export.gate import build_gate
 from models.export.half import halve
@@ -43,5 +43,5 @@ def test_what_tensorrt_cannot_read_is_refused_with_its_reason() -> None:
         [value("x", onnx.TensorProto.FLOAT, ["N", 3, 3])],
         [value("y", onnx.TensorProto.FLOAT, ["N"])],
     )
-    with pytest.raises(ExportRefused, match="TensorRT cannot read the graph.*Det"):
+    with pytest.raises(ExportRefused, match=r"TensorRT cannot read the graph.*Det"):
         build_gate(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]))

@@ -123,7 +123,7 @@ def test_sigmoids_of_several_classes_are_a_multi_label_bundle(tmp_path: Path) ->
 
 def test_plain_scores_are_refused_until_an_activation_is_named(tmp_path: Path) -> None:
     model = small_model(activation=None)
-    with pytest.raises(ExportRefused, match="are no probabilities.*--activation softmax"):
+    with pytest.raises(ExportRefused, match=r"are no probabilities.*--activation softmax"):
         export(model, tmp_path / "scores")
     bundle = export(model, tmp_path / "softmax", activation="softmax")
     golden = bundle.golden()
@@ -192,5 +192,5 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportRefused, match="absent.keras cannot be loaded"):
+    with pytest.raises(ExportRefused, match=r"absent.keras cannot be loaded"):
         load_keras(tmp_path / "absent.keras")
