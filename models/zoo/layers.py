@@ -24,11 +24,16 @@ class TemporalDifference(keras.layers.Layer):  # type: ignore[misc]  # keras shi
         return (*input_shape[:-1], None if input_shape[-1] is None else 2 * input_shape[-1])
 
 
+# Of log(1 + GAIN·change). A larger gain tells small changes apart, and with them the rounding of an INT8 encoder: at 100 the
+# top class of 8 in 100 clips of surveillance_fight was another in INT8. The accuracy in floating point is the same.
+GAIN = 2.0
+
+
 @keras.saving.register_keras_serializable(package="marey")
 class CellMotion(keras.layers.Layer):  # type: ignore[misc]  # keras ships no type information
     """How much each channel changed, and where most: `[B, T, cells·C]` → `[B, T, 2·C]`, logarithms.
 
-    Of |x_t − x_{t−1}| per cell and channel, log(1 + 100·mean over cells) and log(1 + 100·largest over cells). What the scene
+    Of |x_t − x_{t−1}| per cell and channel, log(1 + 2·mean over cells) and log(1 + 2·largest over cells). What the scene
     looks like cancels out, which matters where few scenes were seen in training. The first frame's change is 0, so a clip
     of one frame works. `cells` vary slowest in the features, as `models.zoo.pooling` lays them out.
     """
@@ -42,7 +47,7 @@ class CellMotion(keras.layers.Layer):  # type: ignore[misc]  # keras ships no ty
         batch, frames = ops.shape(inputs)[:2]
         change = ops.reshape(ops.abs(inputs - before), (batch, frames, self.cells, inputs.shape[-1] // self.cells))
         both = ops.concatenate([ops.mean(change, axis=2), ops.max(change, axis=2)], axis=-1)
-        return ops.log(100.0 * both + 1.0)
+        return ops.log(GAIN * both + 1.0)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         features = input_shape[-1]

@@ -87,7 +87,7 @@ def test_the_motion_of_cells_is_the_logarithm_of_mean_and_largest_change() -> No
     features = np.random.default_rng(0).normal(size=(2, 4, 6 * 5)).astype(np.float32)
     found = np.asarray(CellMotion(6)(features))
     change = np.abs(np.diff(features.reshape(2, 4, 6, 5), axis=1))
-    expected = np.log(1 + 100 * np.concatenate([change.mean(2), change.max(2)], axis=-1))
+    expected = np.log(1 + 2 * np.concatenate([change.mean(2), change.max(2)], axis=-1))
     assert not found[:, 0].any()
     assert found[:, 1:] == pytest.approx(expected, abs=1e-4)
 
