@@ -1,0 +1,148 @@
+"""The encoder's graph takes bytes, whatever normalisation its author used, and holds no loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+import pytest
+from keras import layers, ops
+
+from models.errors import ExportRefused
+from models.export.encoder import encoder_onnx
+from models.export.half import halve, widen
+from models.export.normalization import Normalization
+from models.export.runtime import Runtime
+
+
+def bytes_like(channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, (5, 10, 10, channels), dtype=np.uint8)
+
+
+def network(channels: int = 3, *, before: Any = None) -> keras.Model:
+    keras.utils.set_random_seed(2)
+    frames = keras.Input((10, 10, channels))
+    x = frames if before is None else before(frames)
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(x)
+    return keras.Model(frames, layers.GlobalAveragePooling2D()(x), name="encoder")
+
+
+def test_frames_arrive_as_bytes_in_any_number() -> None:
+    model = network(before=layers.Rescaling(1 / 255))
+    run = Runtime(encoder_onnx(model))
+    for count in (1, 3, 5):
+        frames = bytes_like()[:count]
+        np.testing.assert_allclose(run(frames)["features"], model(frames.astype(np.float32)), atol=1e-6)
+
+
+@pytest.mark.parametrize("preprocess", ["caffe", "tf", "torch", "none", "120,110,100/60,61,62", "127.5/127.5"])
+def test_normalisation_outside_the_model_moves_into_the_graph(preprocess: str) -> None:
+    model, normalization = network(), Normalization.parse(preprocess)
+    run = Runtime(encoder_onnx(normalization.before(model)))
+    frames = bytes_like()
+    fed = frames.astype(np.float32)
+    if preprocess in ("caffe", "tf", "torch"):
+        fed = keras.applications.imagenet_utils.preprocess_input(fed.copy(), mode=preprocess)
+    elif preprocess.startswith("120"):
+        fed = (fed - [120, 110, 100]) / [60, 61, 62]
+    elif preprocess != "none":
+        fed = (fed - 127.5) / 127.5
+    np.testing.assert_allclose(normalization.apply(frames), fed, atol=1e-5)
+    wanted = np.asarray(model(np.asarray(fed, np.float32)))
+    np.testing.assert_allclose(run(frames)["features"], wanted, atol=1e-5 * max(1.0, np.abs(wanted).max()))
+
+
+def test_a_network_of_bgr_gets_rgb_turned_round() -> None:
+    model = network()
+    run = Runtime(encoder_onnx(Normalization.parse("tf", color="bgr").before(model)))
+    wanted = model(bytes_like()[..., ::-1].astype(np.float32) / 127.5 - 1)
+    np.testing.assert_allclose(run(bytes_like())["features"], wanted, atol=1e-5)
+
+
+def test_a_grey_network_takes_one_channel() -> None:
+    model = network(1)
+    graph = encoder_onnx(Normalization.parse("tf", color="gray").before(model))
+    assert graph.graph.input[0].type.tensor_type.shape.dim[3].dim_value == 1
+    wanted = model(bytes_like(1).astype(np.float32) / 127.5 - 1)
+    np.testing.assert_allclose(Runtime(graph)(bytes_like(1))["features"], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["half", "1/2/3", "1,2/3", "1/0", "a/b"])
+def test_a_normalisation_that_means_nothing_is_refused(text: str) -> None:
+    with pytest.raises(ExportRefused, match=r"none, caffe, tf, torch|must have 1 or 3 values"):
+        Normalization.parse(text)
+
+
+def test_the_mean_of_a_fitted_normalization_is_part_of_the_graph() -> None:
+    model = network(before=layers.Normalization(mean=[90.0, 100, 110], variance=[400.0, 500, 600]))
+    graph = encoder_onnx(model)
+    assert [value.name for value in graph.graph.input] == ["frames"]
+    np.testing.assert_allclose(
+        Runtime(graph)(bytes_like())["features"], model(bytes_like().astype(np.float32)), atol=1e-5
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*retracing")
+def test_grouped_convolutions_and_gelu_are_exported() -> None:
+    model = network(4, before=lambda x: layers.Activation("gelu")(layers.Conv2D(8, 3, groups=4)(x / 100)))
+    graph = encoder_onnx(model)
+    np.testing.assert_allclose(
+        Runtime(graph)(bytes_like(4))["features"], model(bytes_like(4).astype(np.float32)), atol=1e-5
+    )
+
+
+def test_the_only_transpose_is_the_one_at_the_entry() -> None:
+    kinds = [node.op_type for node in encoder_onnx(network()).graph.node]
+    assert kinds.count("Transpose") == 1
+
+
+def test_nodes_are_named_after_their_layers() -> None:
+    graph = encoder_onnx(network(before=layers.Rescaling(1 / 255, name="scale_bytes"))).graph
+    conv = next(node for node in graph.node if node.op_type == "Conv")
+    assert conv.name == "conv/Conv"
+    assert conv.input[1] == "conv/Conv/1"
+    assert [node.name for node in graph.node if node.op_type == "Mul"] == ["scale_bytes/Mul"]
+
+
+def test_a_layer_that_loops_is_refused_by_name() -> None:
+    frames = keras.Input((10, 10, 3))
+    rows = layers.Reshape((10, 30))(frames)
+    model = keras.Model(frames, layers.GRU(4, name="rows_gru")(rows), name="encoder")
+    with pytest.raises(ExportRefused, match=r"Loop.*rows_gru"):
+        encoder_onnx(model)
+
+
+def test_an_operation_that_onnx_lacks_is_refused_by_its_layer() -> None:
+    frames = keras.Input((10, 10, 3))
+
+    @keras.saving.register_keras_serializable(package="tests")
+    class Spectrum(layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            return ops.erfinv(inputs / 300)
+
+    model = keras.Model(frames, layers.GlobalAveragePooling2D()(Spectrum(name="spectrum")(frames)), name="encoder")
+    with pytest.raises(ExportRefused, match="layer 'spectrum' of the encoder needs"):
+        encoder_onnx(model)
+
+
+def test_halving_and_widening_give_the_same_outputs_and_the_same_weights() -> None:
+    model = network()
+    for weight in model.weights:
+        weight.assign(weight.numpy().astype(np.float16))
+    graph = encoder_onnx(model)
+    halved = halve(graph)
+    kinds = {tensor.name: tensor.data_type for tensor in halved.graph.initializer}
+    assert kinds["conv/Conv/1/half"] == onnx.TensorProto.FLOAT16
+    onnx.checker.check_model(halved, full_check=True)
+    np.testing.assert_array_equal(Runtime(halved)(bytes_like())["features"], Runtime(graph)(bytes_like())["features"])
+    wide = {tensor.name: tensor.raw_data for tensor in widen(halved).graph.initializer}
+    assert wide == {tensor.name: tensor.raw_data for tensor in graph.graph.initializer}
+
+
+def test_a_weight_that_float16_cannot_hold_stays_float32() -> None:
+    model = network()
+    model.layers[-2].kernel.assign(model.layers[-2].kernel + 1e-6)
+    graph = encoder_onnx(model)
+    assert halve(graph).graph.initializer == graph.graph.initializer
