@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from models.judge import THREADS, Runner
 from service.bundle.store import Bundle
+from service.engine.base import EngineInfo
 from service.engine.select import open_engine
 
 BATCHES = (1, 16)
@@ -40,7 +41,7 @@ def measure(bundle: Bundle, runners: Sequence[Runner], *, runs: int = 15) -> lis
     length = bundle.manifest.sampling.frames
     with ExitStack() as stack:
         tasks: dict[tuple[Runner, str], Callable[[], object]] = {}
-        infos = {}
+        infos: dict[Runner, EngineInfo] = {}
         for runner in runners:
             opened = open_engine(bundle, name=runner.engine, precision=runner.precision, threads=THREADS)
             engine = stack.enter_context(closing(opened.engine))
@@ -48,9 +49,7 @@ def measure(bundle: Bundle, runners: Sequence[Runner], *, runs: int = 15) -> lis
             features = engine.run("encoder", frames[1])["features"]
             clip = np.repeat(features[None], length, axis=1)
             for batch in BATCHES:
-                tasks[runner, f"encoder_{batch}_ms"] = lambda engine=engine, rows=frames[batch]: engine.run(
-                    "encoder", rows
-                )
+                tasks[runner, f"encoder_{batch}_ms"] = partial(engine.run, "encoder", frames[batch])
             tasks[runner, "head_ms"] = partial(engine.run, "head", clip)
         spent: dict[tuple[Runner, str], list[float]] = {key: [] for key in tasks}
         for number in range(runs + 1):

@@ -16,6 +16,7 @@ from service.bundle.store import Bundle
 from service.engine.base import Engine, EngineInfo
 from service.errors import InvalidParameter
 from service.media.frames import Clip, Decoded, Window, Windows
+from service.media.sample import uniform
 from service.media.workers import DecodePool
 
 
@@ -73,7 +74,11 @@ class Predictor:
 
     def plan(self, *, frames: int | None, window_s: float | None, stride_s: float | None) -> Sampling | Windows:
         """The manifest's sampling with what the client changed of it; raises InvalidParameter with the limit."""
-        sampling = self.manifest.sampling
+        sampling, fixed = self.manifest.sampling, self.manifest.network.static_frames
+        if fixed is not None and frames not in (None, fixed):
+            raise InvalidParameter(
+                f"frames = {frames}: this model takes {fixed} frames and no other number; leave it out"
+            )
         if frames is not None and frames > sampling.max_frames:
             raise InvalidParameter(f"frames = {frames} exceeds this model's {sampling.max_frames}; ask for fewer")
         if window_s is None:
@@ -121,18 +126,19 @@ class Predictor:
         Lengths differ where a video has fewer frames a second than were asked for.
         """
         by_length: dict[int, list[int]] = {}
-        for number, window in enumerate(windows):
-            by_length.setdefault(window.count, []).append(number)
+        rows = [self._rows_of(window) for window in windows]
+        for number, chosen in enumerate(rows):
+            by_length.setdefault(len(chosen), []).append(number)
         parts = await asyncio.gather(
             *(
                 self._batcher.run(
                     self._engine,
                     "head",
-                    np.stack([features[windows[n].first : windows[n].first + length] for n in numbers]),
+                    np.stack([features[list(rows[number])] for number in numbers]),
                     deadline=deadline,
                     priority=priority,
                 )
-                for length, numbers in by_length.items()
+                for numbers in by_length.values()
             )
         )
         if len(parts) == 1:
@@ -146,3 +152,8 @@ class Predictor:
             max(part.queue_s for part in parts),
             sum(part.run_s for part in parts),
         )
+
+    def _rows_of(self, window: Window) -> tuple[int, ...]:
+        """Positions of the window's frames; a network of fixed T sees some of too few frames several times."""
+        wanted = self.manifest.network.static_frames or window.count
+        return tuple(window.first + row for row in uniform(window.count, wanted, short_clip="repeat"))
