@@ -72,13 +72,16 @@ def train(recipe: str, data: Path, out: Path) -> None:
 @click.argument("recipe")
 @_data
 @click.option("--out", type=_File, required=True, help="The JSON file for the figures.")
+@click.option(
+    "--cache", type=_Folder, help="Keeps the frozen CNN's activations: runs/NAME/train/cache shares those of a run."
+)
 @_one_sentence
-def crossval(recipe: str, data: Path, out: Path) -> None:
+def crossval(recipe: str, data: Path, out: Path, cache: Path | None) -> None:
     """Judge RECIPE by grouped cross-validation, beside a logistic regression on frozen features in the same folds."""
     from models.crossval import crossvalidate
     from models.recipe import Recipe
 
-    result = crossvalidate(Recipe.read(recipe), data=data)
+    result = crossvalidate(Recipe.read(recipe), data=data, cache=cache)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     click.echo(f"wrote {out}")

@@ -24,8 +24,8 @@ class TemporalDifference(keras.layers.Layer):  # type: ignore[misc]  # keras shi
         return (*input_shape[:-1], None if input_shape[-1] is None else 2 * input_shape[-1])
 
 
-# Of log(1 + GAIN·change). A larger gain tells small changes apart, and with them the rounding of an INT8 encoder: at 100 the
-# top class of 8 in 100 clips of surveillance_fight was another in INT8. The accuracy in floating point is the same.
+# Of log(1 + GAIN·change). A larger gain tells small changes apart, and with them the rounding of an INT8 encoder: of 85 clips
+# of surveillance_fight INT8 named another class than float in 7 at a gain of 100 and in 6 at 2, at the same accuracy in float.
 GAIN = 2.0
 
 
