@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import httpx
 import pytest
+
+from service.bundle.manifest import Network, Sampling
 
 Make = Callable[..., bytes]
 
@@ -167,3 +170,22 @@ def test_windows_of_a_video_with_few_frames_a_second_may_differ_in_length(served
     assert labels[0] == "red"
     assert labels[-1] == "blue"
     assert "green" in labels
+
+
+def test_a_network_of_fixed_length_repeats_frames_and_says_so(
+    make_bundle, serve, make_video: Make, tmp_path: Path
+) -> None:
+    fixed = make_bundle(
+        tmp_path / "fixed",
+        tasks=("video",),
+        network=Network(feature_dim=3, attention=True, static_frames=4),
+        sampling=Sampling(frames=4, short_clip="repeat"),
+    )
+    with serve(str(fixed.path)) as running:
+        answer = running.post("/classify/video", make_video("red", frames=2)).json()
+        assert [frame["index"] for frame in answer["sampling"]["frames"]] == [0, 0, 1, 1]
+        refused = running.post("/classify/video", make_video("red"), frames=8)
+        assert refused.status_code == 422
+        assert "takes 4 frames and no other number" in refused.json()["detail"]
+        windows = running.post("/classify/video", make_video("red", "blue", frames=3, fps=3), window_s=1)
+        assert [each["predictions"][0]["label"] for each in windows.json()["segments"]] == ["red", "blue"]
