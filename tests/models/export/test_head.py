@@ -17,7 +17,7 @@ from models.export.gate import build_gate
 from models.export.head import head_onnx
 from models.export.reference import Reference
 from models.export.runtime import Runtime
-from models.zoo.layers import TemporalDifference
+from models.zoo.layers import CellMotion, TemporalDifference
 
 DIM = 6
 SHAPES = ((1, 1), (2, 7), (3, 12))
@@ -131,6 +131,7 @@ SEQUENCES: dict[str, Build] = {
     "repeated": lambda x: layers.RepeatVector(3)(layers.GlobalMaxPooling1D()(x)),
     "soft maximum over time": lambda x: layers.Multiply()([x, layers.Softmax(axis=1)(layers.Dense(1)(x))]),
     "differences in time": lambda x: TemporalDifference()(x),
+    "motion of cells": lambda x: CellMotion(2)(x),
     "slices": lambda x: ops.concatenate([x[:, :, 1:4], x[:, :, -2:]], axis=-1),
 }
 VECTORS: dict[str, Build] = {
