@@ -10,24 +10,18 @@ loop, takes 0.4 ms and 1 ms, and what a worker imports is ours to say.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 from service.bundle.manifest import Input, Sampling
 from service.errors import DecodeFailed, DecodeLimit, Draining, NotReady
-from service.media import wire
 from service.media.frames import Decoded, Windows
 from service.media.limits import Limits
+from service.media.process import Gone, Worker, epitaph, spawn
 from service.media.worker import READY, image, video
 
 P = ParamSpec("P")
@@ -38,64 +32,6 @@ log = logging.getLogger(__name__)
 GIB = 1 << 30
 BOOT_S = 60.0
 MAX_FAILED_BOOTS = 3
-
-_PROGRAM = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
-from service.media.worker import main
-main(int(sys.argv[2]), parent=int(sys.argv[3]), memory_bytes=int(sys.argv[4]), cpu_s=float(sys.argv[5]))
-"""
-
-# FFmpeg's readers that stand behind the containers of `sniff`: a second lock on the door that playlists would open.
-_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,h264,hevc,flv,asf,ogg,gif,ivf"
-_ENVIRONMENT = {
-    "OPENCV_FFMPEG_CAPTURE_OPTIONS": f"format_whitelist;{_FORMATS}",
-    "OPENCV_FFMPEG_LOGLEVEL": "-8",
-    "OPENCV_LOG_LEVEL": "SILENT",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
-
-
-class _Gone(Exception):
-    """The worker's end of the socket is closed."""
-
-
-@dataclass(eq=False, slots=True)
-class _Worker:
-    process: subprocess.Popen[bytes]
-    connection: socket.socket
-    calls: int = 0
-    retiring: bool = False
-
-    async def call(self, message: object) -> Any:
-        """Send and await the reply; raises _Gone when the process dies on it."""
-        loop = asyncio.get_running_loop()
-        try:
-            for part in wire.pack(message):
-                await loop.sock_sendall(self.connection, part)
-            return await self.receive()
-        except (ConnectionError, ValueError) as error:
-            raise _Gone from error
-
-    async def receive(self) -> Any:
-        sizes = wire.lengths(await self._exactly(wire.HEADER_BYTES))
-        return wire.unpack([await self._exactly(size) for size in sizes])
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.connection.close()
-
-    async def _exactly(self, size: int) -> bytearray:
-        loop = asyncio.get_running_loop()
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            got = await loop.sock_recv_into(self.connection, view)
-            if not got:
-                raise _Gone
-            view = view[got:]
-        return data
 
 
 @dataclass(eq=False, slots=True)
@@ -113,8 +49,8 @@ class DecodePool:
     memory_bytes: int = 4 * GIB
     calls_per_worker: int = 500
     waiting: int = field(default=0, init=False)
-    _workers: set[_Worker] = field(default_factory=set, init=False)
-    _idle: asyncio.Queue[_Worker] = field(default_factory=asyncio.Queue, init=False)
+    _workers: set[Worker] = field(default_factory=set, init=False)
+    _idle: asyncio.Queue[Worker] = field(default_factory=asyncio.Queue, init=False)
     _boots: set[asyncio.Task[None]] = field(default_factory=set, init=False)
     _burials: set[asyncio.Task[int]] = field(default_factory=set, init=False)
     _failed_boots: int = field(default=0, init=False)
@@ -169,11 +105,11 @@ class DecodePool:
             raise DecodeLimit(
                 f"decoding took longer than {self.timeout_s:g} s; send a shorter or smaller file"
             ) from None
-        except _Gone:
+        except Gone:
             self._replace(worker)
             if self._closed:
                 raise self._refusal() from None
-            raise await _epitaph(worker.process) from None
+            raise await epitaph(worker.process) from None
         except BaseException:
             self._replace(worker)
             raise
@@ -204,7 +140,7 @@ class DecodePool:
             await asyncio.to_thread(worker.process.wait)
         await asyncio.gather(*self._burials)
 
-    async def _free_worker(self) -> _Worker:
+    async def _free_worker(self) -> Worker:
         self.waiting += 1
         try:
             while True:
@@ -220,7 +156,7 @@ class DecodePool:
         finally:
             self.waiting -= 1
 
-    async def _next_idle(self) -> _Worker | None:
+    async def _next_idle(self) -> Worker | None:
         """The next free worker, or None when the pool died meanwhile: nobody waits for workers that cannot come."""
         # The short way only where it passes nobody who has waited longer.
         if self.waiting == 1 and not self._idle.empty():
@@ -237,7 +173,7 @@ class DecodePool:
             dead.cancel()
         return get.result() if get.done() and not get.cancelled() else None
 
-    def _release(self, worker: _Worker) -> None:
+    def _release(self, worker: Worker) -> None:
         worker.calls += 1
         if worker.calls == self.calls_per_worker:
             # It goes on until its successor has imported everything.
@@ -247,31 +183,31 @@ class DecodePool:
         else:
             self._idle.put_nowait(worker)
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: Worker) -> None:
         self._discard(worker)
         # Whoever is about to retire has a successor already.
         if not self._closed and len(self._workers) < self.size:
             self._boot()
 
-    def _discard(self, worker: _Worker) -> None:
+    def _discard(self, worker: Worker) -> None:
         worker.kill()
         self._workers.discard(worker)
         burial = asyncio.ensure_future(asyncio.to_thread(worker.process.wait))
         self._burials.add(burial)
         burial.add_done_callback(self._burials.discard)
 
-    def _boot(self, *, successor_of: _Worker | None = None) -> None:
-        worker = _spawn(memory_bytes=self.memory_bytes, cpu_s=self.timeout_s)
+    def _boot(self, *, successor_of: Worker | None = None) -> None:
+        worker = spawn(memory_bytes=self.memory_bytes, cpu_s=self.timeout_s)
         self._workers.add(worker)
         task = asyncio.ensure_future(self._await_ready(worker, successor_of))
         self._boots.add(task)
         task.add_done_callback(self._boots.discard)
 
-    async def _await_ready(self, worker: _Worker, predecessor: _Worker | None) -> None:
+    async def _await_ready(self, worker: Worker, predecessor: Worker | None) -> None:
         try:
             async with asyncio.timeout(BOOT_S):
                 ready = await worker.receive() == READY
-        except (TimeoutError, OSError, ValueError, _Gone):
+        except (TimeoutError, OSError, ValueError, Gone):
             ready = False
         except BaseException:
             self._discard(worker)
@@ -297,30 +233,3 @@ class DecodePool:
         if self._dead.is_set():
             return NotReady(f"decode workers fail to start, {self._failed_boots} times in a row; see the service's log")
         return NotReady("the decode workers are not started yet; try again", retry_after_s=1.0)
-
-
-def _spawn(*, memory_bytes: int, cpu_s: float) -> _Worker:
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)  # noqa: FBT003 - positional only
-    with theirs:
-        arguments = (json.dumps(sys.path), theirs.fileno(), os.getpid(), memory_bytes, cpu_s)
-        process = subprocess.Popen(  # noqa: S603 - our own program, no shell
-            [sys.executable, "-c", _PROGRAM, *map(str, arguments)],
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            env=os.environ | _ENVIRONMENT,
-            # Out of the terminal's reach from its first instruction on: Ctrl-C is for the parent.
-            process_group=0,
-        )
-    return _Worker(process, ours)
-
-
-async def _epitaph(process: subprocess.Popen[bytes]) -> DecodeFailed:
-    code = await asyncio.to_thread(process.wait)
-    if -code == signal.SIGXCPU:
-        return DecodeLimit("decoding took more processor time than one upload may; send a shorter or smaller file")
-    log.warning("decode worker %d died with exit status %d", process.pid, code)
-    how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-    return DecodeFailed(
-        f"the decoder broke down on this file ({how}); convert it, for example to H.264 in MP4 or to PNG"
-    )

@@ -1,0 +1,108 @@
+"""One decode worker, seen from the service: a fresh interpreter at the other end of a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from service.errors import DecodeFailed, DecodeLimit
+from service.media import wire
+
+log = logging.getLogger(__name__)
+
+_PROGRAM = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from service.media.worker import main
+main(int(sys.argv[2]), parent=int(sys.argv[3]), memory_bytes=int(sys.argv[4]), cpu_s=float(sys.argv[5]))
+"""
+
+# FFmpeg's readers that stand behind the containers of `sniff`: a second lock on the door that playlists would open.
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,h264,hevc,flv,asf,ogg,gif,ivf"
+_ENVIRONMENT = {
+    "OPENCV_FFMPEG_CAPTURE_OPTIONS": f"format_whitelist;{_FORMATS}",
+    "OPENCV_FFMPEG_LOGLEVEL": "-8",
+    "OPENCV_LOG_LEVEL": "SILENT",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+class Gone(Exception):
+    """The worker's end of the socket is closed."""
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """A process and the socket to it. `retiring`: its successor is ready, it takes no further call."""
+
+    process: subprocess.Popen[bytes]
+    connection: socket.socket
+    calls: int = 0
+    retiring: bool = False
+
+    async def call(self, message: object) -> Any:
+        """Send and await the reply; raises Gone when the process dies on it."""
+        loop = asyncio.get_running_loop()
+        try:
+            for part in wire.pack(message):
+                await loop.sock_sendall(self.connection, part)
+            return await self.receive()
+        except (ConnectionError, ValueError) as error:
+            raise Gone from error
+
+    async def receive(self) -> Any:
+        sizes = wire.lengths(await self._exactly(wire.HEADER_BYTES))
+        return wire.unpack([await self._exactly(size) for size in sizes])
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.connection.close()
+
+    async def _exactly(self, size: int) -> bytearray:
+        loop = asyncio.get_running_loop()
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            got = await loop.sock_recv_into(self.connection, view)
+            if not got:
+                raise Gone
+            view = view[got:]
+        return data
+
+
+def spawn(*, memory_bytes: int, cpu_s: float) -> Worker:
+    """Start a worker; it says READY once it has imported everything. It dies with the thread that calls this."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)  # noqa: FBT003 - positional only
+    with theirs:
+        arguments = (json.dumps(sys.path), theirs.fileno(), os.getpid(), memory_bytes, cpu_s)
+        process = subprocess.Popen(  # noqa: S603 - our own program, no shell
+            [sys.executable, "-c", _PROGRAM, *map(str, arguments)],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            env=os.environ | _ENVIRONMENT,
+            # Out of the terminal's reach from its first instruction on: Ctrl-C is for the parent.
+            process_group=0,
+        )
+    return Worker(process, ours)
+
+
+async def epitaph(process: subprocess.Popen[bytes]) -> DecodeFailed:
+    """What to tell the client whose file the worker died on."""
+    code = await asyncio.to_thread(process.wait)
+    if -code == signal.SIGXCPU:
+        return DecodeLimit("decoding took more processor time than one upload may; send a shorter or smaller file")
+    log.warning("decode worker %d died with exit status %d", process.pid, code)
+    how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+    return DecodeFailed(
+        f"the decoder broke down on this file ({how}); convert it, for example to H.264 in MP4 or to PNG"
+    )
