@@ -56,7 +56,7 @@ def run(
         bundle = open_bundle(exported)
         plan = recipe.calibration
         frames = from_dataset(dataset, bundle.manifest, split=plan.split, limit=plan.frames)
-        _quantize(bundle, frames, target)
+        _quantize(bundle, frames, target, skip=plan.skip)
 
     quantized = _stage(work / "quantized", [*made_from, file_sha256(exported / MANIFEST)], quantize)
     judged = copy_bundle(open_bundle(quantized), work / "judged")
@@ -108,9 +108,9 @@ def copy_bundle(bundle: Bundle, target: Path) -> Bundle:
     return write_bundle(target, bundle.manifest, files)
 
 
-def _quantize(bundle: Bundle, found: CalibrationFrames, out: Path) -> Bundle:
+def _quantize(bundle: Bundle, found: CalibrationFrames, out: Path, *, skip: tuple[str, ...] = ()) -> Bundle:
     return quantize_bundle(
-        bundle, frames=found.frames, calibration=found.source, clip_frames=found.clip_frames, out=out
+        bundle, frames=found.frames, calibration=found.source, clip_frames=found.clip_frames, skip=skip, out=out
     )
 
 

@@ -101,10 +101,11 @@ class Export(Frozen):
 
 
 class CalibrationPlan(Frozen):
-    """Which frames set the INT8 ranges: `frames` in all, spread over the clips of `split`."""
+    """Which frames set the INT8 ranges: `frames` in all, spread over the clips of `split`; nodes in `skip` stay float."""
 
     split: str = "train"
     frames: int = Field(default=512, ge=1)
+    skip: tuple[str, ...] = ()
 
 
 class Labels(Frozen):

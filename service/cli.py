@@ -14,10 +14,9 @@ from typing import Any, ParamSpec
 import click
 from pydantic import ValidationError
 
-from service import __version__, server
+from service import __version__
 from service.bundle.describe import describe
 from service.bundle.store import open_bundle
-from service.client import Result, classify, connect, in_process
 from service.errors import MareyError
 from service.settings import Settings
 
@@ -86,6 +85,8 @@ def serve(
     """Serve BUNDLES over HTTP; without any, those that ship. Every setting can also come from MAREY_… variables."""
     if devices is not None:
         raise click.UsageError(f"--devices {devices} names GPUs, and this version has no GPU engine yet; leave it out")
+    from service import server  # noqa: PLC0415  # FastAPI and OpenCV take a second that no other command needs
+
     return server.run(_settings(bundles=bundles, host=host, port=port, engine=engine, precision=precision))
 
 
@@ -110,6 +111,8 @@ def classify_command(
     precision: str | None,
 ) -> int:
     """Classify images and videos, with or without a server. Exit code 1 if any of them failed."""
+    from service.client import Result, classify, connect, in_process  # noqa: PLC0415  # likewise, and httpx
+
     if url is not None and (bundle or engine or precision):
         raise click.UsageError(
             "--url asks a service that has its own bundles and engine; leave --bundle, --engine and --precision out"
@@ -151,7 +154,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
     click.echo(opened.manifest.model_dump_json(indent=2, exclude_none=True) if as_json else describe(opened))
 
 
-def _lines(result: Result) -> str:
+def _lines(result: dict[str, Any]) -> str:
     if "error" in result:
         return f"{result['file']}: error: {result['error']['detail']}"
     model = result["model"]
