@@ -29,7 +29,8 @@ def assess(
 ) -> tuple[Bundle, Report]:
     """Judge every artifact (or the `runners`) on `split`, and INT8's agreement with float on val and `split` together.
 
-    Raises DataError, EngineError or BundleError; the bundle is then as it was.
+    Figures of other engines, precisions and splits stay beside the new ones. Raises DataError, EngineError or BundleError;
+    the bundle is then as it was.
     """
     runners = runners or runners_of(bundle)
     splits = {split, "val"} if len(runners) > 1 else {split}
@@ -41,10 +42,15 @@ def assess(
         if {str(r) for r in runners} >= {"openvino fp32", "openvino int8"}
         else None
     )
-    report = read_report(bundle) | {
+    report = read_report(bundle)
+    report |= {
         "bundle": bundle.manifest.model_dump(mode="json", include={"name", "version", "description"}),
         "size_bytes": {role: artifact.bytes for role, artifact in bundle.manifest.artifacts.items()},
-        "latency": [each.model_dump() for each in latency.measure(bundle, runners)],
+        "latency": _merged(
+            report.get("latency", []),
+            [each.model_dump() for each in latency.measure(bundle, runners)],
+            by=("engine", "precision"),
+        ),
     }
     return _write(bundle, judged, report, split=split, verdict=verdict, command=command)
 
@@ -83,15 +89,16 @@ def _write(
                 agreement=same,
             )
         )
-        confusion[str(runner)] = confusion_entry(found.confusion, labels)
+        confusion[f"{runner} {split}"] = confusion_entry(found.confusion, labels)
         title = f"{bundle.manifest.name}, {runner}, {split}, n={found.n}"
-        pictures[f"confusion-{runner.engine}-{runner.precision}.png"] = confusion_png(
+        pictures[f"confusion-{runner.engine}-{runner.precision}-{split}.png"] = confusion_png(
             found.confusion, labels, title=title
         )
+    figures_now = [metric.model_dump(mode="json", exclude_none=True) for metric in metrics]
     report |= {
-        "accuracy": [metric.model_dump(mode="json", exclude_none=True) for metric in metrics],
-        "confusion": confusion,
-        "confusion_png": sorted(pictures),
+        "accuracy": _merged(report.get("accuracy", []), figures_now, by=("engine", "precision", "split")),
+        "confusion": report.get("confusion", {}) | confusion,
+        "confusion_png": sorted({*report.get("confusion_png", []), *pictures}),
     }
     if verdict is not None:
         report["verdict"] = {
@@ -99,11 +106,20 @@ def _write(
             "sentence": str(verdict),
             "loss": verdict.loss,
             "agreement": verdict.agreement,
+            "agreement_n": verdict.agreement_n,
+            "agreement_interval": verdict.agreement_interval,
         }
     if command is not None:
         report["command"] = command
-    manifest = bundle.manifest.model_copy(update={"metrics": tuple(metrics)})
+    kept = tuple(Metric.model_validate(each) for each in report["accuracy"])
+    manifest = bundle.manifest.model_copy(update={"metrics": kept})
     return rewrite_bundle(bundle, manifest, {**report_files(report), **pictures}), report
+
+
+def _merged(old: list[Report], new: list[Report], *, by: tuple[str, ...]) -> list[Report]:
+    """`new`, and those of `old` that differ from all of them in `by`."""
+    now = {tuple(row[name] for name in by) for row in new}
+    return [row for row in old if tuple(row[name] for name in by) not in now] + new
 
 
 def report_files(report: Report) -> dict[str, bytes]:

@@ -63,6 +63,8 @@ def crossvalidate(recipe: Recipe, *, data: str | Path, cache: str | Path | None 
         "ours": ours,
         "floor": floor,
         "difference": round(ours["accuracy"] - floor["accuracy"], 4),
+        # Of the folds' differences: both were judged on the same clips.
+        "difference_standard_error": _standard_error(np.subtract(ours["by_fold"], floor["by_fold"])),
         "within_one_standard_error": ours["accuracy"] >= floor["accuracy"] - floor["standard_error"],
         "seconds": round(time.perf_counter() - started, 1),
         "packages": packages(),
@@ -154,10 +156,14 @@ def _summary(right: NDArray[np.bool_], folds: Sequence[Fold]) -> dict[str, Any]:
     by_fold = table.mean(0)
     return {
         "accuracy": round(float(table.mean()), 4),
-        "standard_error": round(float(by_fold.std(ddof=1) / np.sqrt(len(folds))), 4),
+        "standard_error": _standard_error(by_fold),
         "by_seed": [round(float(value), 4) for value in table.mean(1)],
         "by_fold": [round(float(value), 4) for value in by_fold],
     }
+
+
+def _standard_error(by_fold: NDArray[np.float64]) -> float:
+    return round(float(by_fold.std(ddof=1) / np.sqrt(len(by_fold))), 4)
 
 
 @contextlib.contextmanager

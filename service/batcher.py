@@ -118,7 +118,8 @@ class Batcher:
 
         Raises Overloaded, DeadlineExceeded, Draining or EngineError. Cancelling the caller withdraws what has not begun.
         """
-        chunks = [rows[start : start + BUCKETS[-1]] for start in range(0, len(rows), BUCKETS[-1])]
+        most = engine.info.max_batch
+        chunks = [rows[start : start + most] for start in range(0, len(rows), most)]
         entries = [_Entry(engine, stage, chunk, deadline) for chunk in chunks]
         with self._wake:
             self._refuse_if_closed()
@@ -174,15 +175,16 @@ class Batcher:
                 return None
             if self._jobs:
                 return self._jobs.popleft()
+            first = next(queue[0] for queue in self._queues.values() if queue)
             batch: list[_Entry] = []
-            room = BUCKETS[-1]
+            room = first.engine.info.max_batch
             for queue in self._queues.values():
                 for entry in list(queue):
-                    if (not batch or entry.kind == batch[0].kind) and len(entry.rows) <= room:
+                    if entry.kind == first.kind and len(entry.rows) <= room:
                         queue.remove(entry)
                         batch.append(entry)
                         room -= len(entry.rows)
-            self._queued_rows -= BUCKETS[-1] - room
+            self._queued_rows -= sum(len(entry.rows) for entry in batch)
             return batch
 
     @staticmethod

@@ -109,7 +109,7 @@ class Registry:
     def _open_engine(self, bundle: Bundle) -> Opened:
         precision: Choice = self._settings.precision
         opened = open_engine(bundle, name=self._settings.engine, precision=precision, threads=self._settings.threads)
-        warm(opened.engine, bundle, buckets=BUCKETS)
+        warm(opened.engine, bundle, buckets=[rows for rows in BUCKETS if rows <= opened.engine.info.max_batch])
         return opened
 
     def _add(self, model: Predictor) -> None:

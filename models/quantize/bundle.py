@@ -97,13 +97,26 @@ def quantize_bundle(
         "calibration_agreement": agreement(floats, data, head, frames, clip_frames=clip_frames),
     }
     files = _files(source)
-    files[REPORT] = json_bytes({**json.loads(files.get(REPORT, b"{}")), "quantization": report})
+    files[REPORT] = json_bytes({**_of_float(json.loads(files.get(REPORT, b"{}"))), "quantization": report})
     return write_bundle(out or source.path, updated, {**files, _FILE: data})
 
 
 def _files(bundle: Bundle) -> dict[str, bytes]:
-    """What the folder holds, but for engines: those were built from another encoder."""
-    return {file.name: file.read_bytes() for file in bundle.path.iterdir() if file.is_file() and file.name != MANIFEST}
+    """What the folder holds, but for engines and pictures: those were of another encoder."""
+    return {
+        file.name: file.read_bytes()
+        for file in bundle.path.iterdir()
+        if file.is_file() and file.name != MANIFEST and file.suffix != ".png"
+    }
+
+
+def _of_float(report: dict[str, Any]) -> dict[str, Any]:
+    """The report without what was found of another INT8 encoder, and without what compares or draws it."""
+    kept = {name: part for name, part in report.items() if name not in ("verdict", "confusion", "confusion_png")}
+    for name in ("accuracy", "latency"):
+        if name in kept:
+            kept[name] = [row for row in kept[name] if row["precision"] != "int8"]
+    return kept
 
 
 def _counts(model: onnx.ModelProto) -> dict[str, Any]:

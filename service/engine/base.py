@@ -16,12 +16,16 @@ Choice = Literal["auto", "int8", "fp16", "fp32"]
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What really runs: `precision` of the encoder's weights, `float_precision` of everything that is not INT8 in it."""
+    """What really runs: `precision` of the encoder's weights, `float_precision` of everything that is not INT8 in it.
+
+    `max_batch`: the largest batch of the encoder that pays on this device; a power of two.
+    """
 
     name: str
     precision: Precision
     float_precision: Literal["fp32", "bf16", "fp16"]
     device: str
+    max_batch: int = 64
 
 
 class Engine(Protocol):

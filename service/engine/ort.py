@@ -38,7 +38,7 @@ class OnnxRuntimeEngine:
         except Exception as error:  # onnxruntime's exceptions share no base class but this
             raise EngineError(f"onnxruntime cannot load bundle {bundle.manifest.name}: {error}") from error
         device = "cuda" if self._sessions["encoder"].get_providers()[0] == "CUDAExecutionProvider" else "cpu"
-        self.info = EngineInfo("onnxruntime", "fp32", "fp32", device)
+        self.info = EngineInfo("onnxruntime", "fp32", "fp32", device, 64 if cuda else 16)
 
     def run(self, stage: Stage, rows: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
         """Rows in, as many rows out; see `Engine.run`."""

@@ -91,7 +91,7 @@ def test_a_users_model_becomes_a_judged_int8_bundle(exported: Path) -> None:
     report = json.loads((exported / "report.json").read_text())
     assert report["verdict"]["accepted"]
     assert max(row["probabilities"] for row in report["export"]["parity"]) <= 1e-4
-    assert report["confusion"]["openvino int8"]["matrix"] == [[4, 0, 0], [0, 4, 0], [0, 0, 4]]
+    assert report["confusion"]["openvino int8 test"]["matrix"] == [[4, 0, 0], [0, 4, 0], [0, 0, 4]]
     assert {each["precision"] for each in report["latency"]} == {"fp32", "int8"}
     text = (exported / "report.md").read_text()
     assert "100.0% [75.8%, 100.0%]" in text
@@ -102,8 +102,14 @@ def test_a_users_model_becomes_a_judged_int8_bundle(exported: Path) -> None:
 
 def test_assess_tells_the_same_in_json_and_for_one_engine_alone(exported: Path, squares: Path) -> None:
     result = build("assess", exported, "--data", squares, "--engine", "onnxruntime", "--split", "val", "--json")
-    (figure,) = json.loads(result.stdout)["accuracy"]
+    *before, figure = json.loads(result.stdout)["accuracy"]
     assert (figure["engine"], figure["precision"], figure["split"], figure["n"]) == ("onnxruntime", "fp32", "val", 12)
+    assert [each["split"] for each in before] == ["test", "test"], "what was known before stays"
+    assert [metric.engine for metric in open_bundle(exported).manifest.metrics] == [
+        "openvino",
+        "openvino",
+        "onnxruntime",
+    ]
 
 
 def paint_grey(folder: Path) -> None:
