@@ -26,17 +26,18 @@ def classifier() -> keras.Model:
 
 @pytest.mark.data
 def test_the_imagenet_weights_know_photos(data: Path, classifier: keras.Model) -> None:
-    """Every fifth photo; on all 1,000 the figure is that in the recipe's header."""
+    """Float Keras on all 1,000, through the server's own decoding and resizing; the figure is in the recipe's header."""
     recipe = Recipe.read("imagenet")
     dataset = recipe.dataset(data)
-    photos = dataset.samples[::5]
-    frames = np.concatenate(
-        [dataset.load(photo, spec=recipe.input, sampling=recipe.sampling).frames for photo in photos]
-    )
     encoder, classify = classifier.get_layer("encode").layer, classifier.get_layer("classify")
-    features = np.concatenate([encoder.predict_on_batch(part.astype(np.float32)) for part in np.split(frames, 5)])
-    top1 = np.asarray(classify(features)).argmax(1) == np.array(dataset.class_ids(photos))
-    assert top1.mean() >= 0.855
+    right = 0
+    for start in range(0, 1000, 40):
+        batch = dataset.samples[start : start + 40]
+        clips = [dataset.load(photo, spec=recipe.input, sampling=recipe.sampling).frames for photo in batch]
+        scores = classify(encoder.predict_on_batch(np.concatenate(clips).astype(np.float32)))
+        right += int((np.asarray(scores).argmax(1) == np.array(dataset.class_ids(batch))).sum())
+    assert len(dataset.samples) == 1000
+    assert right >= 855
 
 
 def test_a_clips_probabilities_are_the_average_over_its_frames(classifier: keras.Model) -> None:
