@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -53,6 +54,7 @@ _force = click.option("--force", is_flag=True, help="Keep an INT8 encoder that l
 def main() -> None:
     """Turn Keras CNN-LSTM models into bundles that marey serves: train, export, calibrate, prove."""
     logging.basicConfig(level="WARNING", format="%(levelname)s %(name)s: %(message)s")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings would stand before our sentences
 
 
 @main.command()
@@ -153,7 +155,7 @@ def export(
         model,
         Reading(preprocess, color, resize, frames, max_frames, sampling),
         out=out,
-        name=name or out.name,
+        name=name or out.resolve().name,
         version=version,
         labels=labels,
         weights=weights,
@@ -263,9 +265,11 @@ def _command() -> str:
 
 
 def _tell(bundle: Bundle, report: Report | None, *, as_json: bool) -> None:
+    from models.assess import read_report
+
+    report = report or read_report(bundle)
     if as_json:
-        click.echo(json.dumps(report or {}, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
         return
-    if report:
-        click.echo(markdown(report))
+    click.echo(markdown(report))
     click.echo(f"wrote {bundle.path}")

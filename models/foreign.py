@@ -80,7 +80,7 @@ def parse_resize(text: str) -> Resize:
     rule, _, side = text.partition(":")
     if rule in ("squash", "pad") and not side:
         return Resize(rule=rule)
-    if rule == "crop" and side.isdigit() and int(side) > 0:
+    if rule == "crop" and side.isascii() and side.isdigit() and int(side) > 0:
         return Resize(rule="crop", short_side=int(side))
     raise ExportRefused(f"--resize {text!r} is none of squash, pad and crop:SHORT_SIDE, such as crop:256")
 
@@ -123,17 +123,28 @@ def _input(height: int, width: int, reading: Reading) -> Input:
 def _normalization(model: keras.Model, reading: Reading) -> Normalization:
     if reading.preprocess is not None:
         return Normalization.parse(reading.preprocess, color=reading.color)
-    inside = [layer.name for layer in _layers(model) if isinstance(layer, _NORMALISING)]
-    if not inside:
+    if not _normalises(model):
         raise ExportRefused(
-            "the model has no Rescaling or Normalization layer, so its file does not say how pixels were normalised; "
+            "the model has no Rescaling or Normalization layer before its first weights, so its file does not say how pixels were normalised; "
             "give --preprocess none, caffe, tf, torch or MEAN/STD (0/255 divides by 255), as in training"
         )
     return Normalization.parse("none", color=reading.color)
 
 
-def _layers(layer: Any) -> Iterator[Any]:
-    """`layer` and every one inside it: sub-models, and what a wrapper such as TimeDistributed wraps."""
-    yield layer
-    for inner in [*getattr(layer, "layers", ()), *([layer.layer] if hasattr(layer, "layer") else [])]:
-        yield from _layers(inner)
+def _normalises(model: keras.Model) -> bool:
+    """Whether pixels are brought to scale before the first layer that learned from them."""
+    for layer in _leaves(model):
+        if isinstance(layer, _NORMALISING):
+            return True
+        if layer.weights:
+            return False
+    return False
+
+
+def _leaves(layer: Any) -> Iterator[Any]:
+    """The layers in their order, those inside sub-models and wrappers such as TimeDistributed in place of these."""
+    inside = [*getattr(layer, "layers", ()), *([layer.layer] if hasattr(layer, "layer") else [])]
+    for inner in inside:
+        yield from _leaves(inner)
+    if not inside:
+        yield layer

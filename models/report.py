@@ -73,8 +73,8 @@ def _draw_dots(axes: Any, matrix: NDArray[np.int64]) -> None:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The report for a person: each figure with its n, split and interval."""
-    bundle = report["bundle"]
-    lines = [f"# {bundle['name']} {bundle['version']}", "", bundle.get("description", ""), ""]
+    bundle = report.get("bundle", {"name": "not judged yet", "version": ""})
+    lines = [f"# {bundle['name']} {bundle['version']}".rstrip(), "", bundle.get("description", ""), ""]
     for title, section in (
         ("Accuracy", _accuracy(report)),
         ("INT8 against float", _verdict(report)),
@@ -113,7 +113,12 @@ def _accuracy(report: Mapping[str, Any]) -> list[str]:
 
 
 def _verdict(report: Mapping[str, Any]) -> list[str]:
-    return [report["verdict"]["sentence"]] if "verdict" in report else []
+    if "verdict" in report:
+        return [report["verdict"]["sentence"]]
+    found = report.get("quantization", {}).get("calibration_agreement")
+    if found is None:
+        return []
+    return [f"Not judged on labels. Same top-1 on {found['top1_agreement']:.1%} of {found['clips']} calibration clips."]
 
 
 def _latency(report: Mapping[str, Any]) -> list[str]:
@@ -145,8 +150,8 @@ def _size(report: Mapping[str, Any]) -> list[str]:
     rows = [[role, f"{size / 2**20:.2f} MiB"] for role, size in report.get("size_bytes", {}).items()]
     lines = table(["file", "size"], rows) if rows else []
     quantization = report.get("quantization", {})
-    if "size_ratio" in quantization:
-        lines += ["", f"INT8 encoder: {quantization['size_ratio']:.1%} of 4 bytes per encoder weight."]
+    if "weights" in quantization:
+        lines += ["", f"INT8 encoder: {quantization['weights']['ratio']:.1%} of 4 bytes per encoder weight."]
     return lines
 
 

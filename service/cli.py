@@ -45,9 +45,8 @@ def _settings(**flags: Any) -> Settings:
     except ValidationError as error:
         fault = error.errors()[0]
         name = str(fault["loc"][0])
-        raise click.UsageError(
-            f"MAREY_{name.upper()} (--{name.replace('_', '-')}) = {fault.get('input')!r}: {fault['msg']}"
-        ) from None
+        where = f"--{name}" if name in flags else f"MAREY_{name.upper()}"
+        raise click.UsageError(f"{where} = {fault.get('input')!r}: {fault['msg']}") from None
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     return settings
 

@@ -58,13 +58,26 @@ async def classify(
             }
             continue
         try:
-            response = await client.post(f"/classify/{_task(data)}", params=wishes, files={"file": (file.name, data)})
+            response = await client.post(f"/classify/{_task(data)}", params=wishes, files={"file": ("file", data)})
         except httpx.TransportError as error:
             raise MareyError(
                 f"no service answers at {client.base_url} ({error}); start one with marey serve"
             ) from error
-        body = response.json()
+        body = _body(response)
         yield {"file": str(file), **(body if response.is_success else {"error": body})}
+
+
+def _body(response: httpx.Response) -> Result:
+    """The JSON of an answer or of a problem; raises MareyError where something else answered."""
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict) or not {"predictions", "code"} & set(body):
+        raise MareyError(
+            f"{response.url} answered {response.status_code}, and not as a Marey service does; check --url"
+        )
+    return body
 
 
 def _task(data: bytes) -> str:

@@ -19,6 +19,9 @@ from service.media.frames import Clip, Decoded, Window, Windows
 from service.media.sample import uniform
 from service.media.workers import DecodePool
 
+# Of all windows of one video together: their features are copied for the head, 5 KB a frame where there are 1,280.
+_MAX_WINDOW_FRAMES = 16_384
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -125,6 +128,12 @@ class Predictor:
 
         Lengths differ where a video has fewer frames a second than were asked for.
         """
+        total = sum(window.count for window in windows)
+        if total > _MAX_WINDOW_FRAMES:
+            raise InvalidParameter(
+                f"{len(windows)} windows hold {total} frames in all, {_MAX_WINDOW_FRAMES} are allowed; "
+                "raise stride_s or window_s, or lower frames"
+            )
         by_length: dict[int, list[int]] = {}
         rows = [self._rows_of(window) for window in windows]
         for number, chosen in enumerate(rows):

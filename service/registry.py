@@ -51,9 +51,10 @@ class Registry:
         for path in find_bundles(self._settings.bundles):
             try:
                 self._add(await self._open(path))
-            except MareyError as error:
-                logger.error("bundle %s is not served: %s", path, error)  # noqa: TRY400  # the sentence says it all
-                self.broken.append(Broken(path, error))
+            except Exception as error:  # one bundle must not take the others down
+                known = error if isinstance(error, MareyError) else BundleError(f"{path} cannot be opened: {error!r}")
+                logger.error("bundle %s is not served: %s", path, known, exc_info=None if known is error else error)  # noqa: TRY400  # a sentence of ours says it all
+                self.broken.append(Broken(path, known))
         if not self._models:
             raise EngineError("no bundle can be served: " + "; ".join(str(broken.error) for broken in self.broken))
         await self.decoders.warm()
@@ -80,16 +81,16 @@ class Registry:
         if name is None:
             if fitting:
                 return fitting[0]
-            raise UnknownModel(f"no model here classifies a {task}; those served are {self._names(self.models)}")
+            raise UnknownModel(f"no model here classifies {task}s; those served are {self._names(self.models)}")
         wanted, _, version = name.partition(":")
         for model in fitting:
             if model.manifest.name == wanted and version in ("", model.manifest.version):
                 return model
         if any(model.manifest.name == wanted for model in self.models) and not version:
             raise UnknownModel(
-                f"model {name!r} does not classify a {task}; those that do are {self._names(tuple(fitting))}"
+                f"model {name!r} does not classify {task}s; those that do are {self._names(tuple(fitting))}"
             )
-        raise UnknownModel(f"there is no model {name!r}; those served are {self._names(self.models)}")
+        raise UnknownModel(f"there is no model {name[:130]!r}; those served are {self._names(self.models)}")
 
     async def _open(self, path: Path) -> Predictor:
         bundle = await asyncio.to_thread(open_bundle, path)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.engine.base import Choice
@@ -21,7 +21,9 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")
-    bundles: Annotated[tuple[Path, ...], NoDecode] = Field(default=(), description="Bundles, or folders of bundles.")
+    bundles: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(), description="Bundles, or folders of them, separated as in PATH."
+    )
     engine: EngineName = Field(default="auto", description="auto takes the first engine that works.")
     precision: Choice = Field(default="auto", description="auto: int8 where it proves itself on the golden clips.")
     threads: int = Field(
@@ -33,14 +35,26 @@ class Settings(BaseSettings):
         le=64,
         description="Decoder processes.",
     )
-    decode_timeout_s: float = Field(default=60, gt=0, description="Wall time of one decode, then 422 decode_limit.")
+    decode_timeout_s: float = Field(
+        default=60, gt=0, le=3600, description="Wall time of one decode, then 422 decode_limit."
+    )
     max_upload_bytes: int = Field(default=64 * 2**20, ge=1, description="Largest file, else 413.")
     max_pixels: int = Field(
         default=50_000_000, ge=1, description="Largest image or video frame, by its header, else 413."
     )
-    max_duration_s: float = Field(default=600, gt=0, description="Longest video, else 413.")
+    max_duration_s: float = Field(default=600, gt=0, le=86_400, description="Longest video, else 413.")
     max_requests: int = Field(default=64, ge=1, description="Requests in progress at once, else 429.")
     max_queued_rows: int = Field(default=4096, ge=64, description="Frames and clips waiting for the device, else 429.")
     timeout_ms: int = Field(default=30_000, ge=1, le=600_000, description="Default deadline of a request, then 504.")
-    drain_s: float = Field(default=30, gt=0, description="Time that accepted requests get after SIGTERM.")
+    drain_s: float = Field(default=30, gt=0, le=3600, description="Time that accepted requests get after SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("bundles", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value

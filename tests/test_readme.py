@@ -23,7 +23,7 @@ def test_every_error_code_is_described_and_none_that_does_not_exist() -> None:
 
     # Bases that are never raised themselves, and what is raised before there is a request.
     raised = codes(errors.MareyError) - {"bad_request", "unavailable", "bundle"} | set(HTTP_CODES.values())
-    table = README.split("Every error is")[1].split("## Configuration")[0]
+    table = README.split("`application/problem+json` with a `code`")[1].split("## Configuration")[0]
     described = {
         code
         for row in re.findall(r"^\| [\d, ]+ \| ([^|]+) \|", table, flags=re.MULTILINE)

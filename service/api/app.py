@@ -33,7 +33,8 @@ def create_app(settings: Settings, *, on_loaded: Callable[[State], None] | None 
             yield
         finally:
             state.phase = "draining"
-            await loading
+            loading.cancel()  # nobody will ask for what is not loaded yet
+            await asyncio.gather(loading, return_exceptions=True)
             await state.registry.close()
 
     app = FastAPI(
@@ -56,7 +57,8 @@ async def _load(state: State, on_loaded: Callable[[State], None] | None) -> None
         await state.registry.start()
     except Exception as error:  # whatever it was: the service says that it is not ready, and why
         state.failure = error if isinstance(error, MareyError) else MareyError(f"loading failed: {error!r}")
-        logger.exception("the models could not be loaded")
+        if state.failure is not error:
+            logger.exception("the models could not be loaded")
         state.phase = "failed"
     for model in state.registry.models:
         state.telemetry.model(

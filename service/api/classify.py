@@ -70,10 +70,10 @@ async def video(
     wishes: Annotated[Wishes, Depends()],
     frames: Annotated[int | None, Query(ge=1, description="Frames to look at, in the clip or in each window")] = None,
     window_s: Annotated[
-        float | None, Query(gt=0, allow_inf_nan=False, description="Cut the video into windows of so many seconds")
+        float | None, Query(ge=0.04, le=86_400, description="Cut the video into windows of so many seconds")
     ] = None,
     stride_s: Annotated[
-        float | None, Query(gt=0, allow_inf_nan=False, description="From one window to the next; default: window_s")
+        float | None, Query(ge=0.01, le=86_400, description="From one window to the next; default: window_s")
     ] = None,
 ) -> VideoClassified:
     """Classify one video, whole or window by window. The answer says which frames were looked at."""

@@ -54,7 +54,7 @@ class Observe:
             # The matched route, not the path: a client must not be able to make up label values.
             route = getattr(scope.get("route"), "path", "unmatched")
             seconds = time.monotonic() - began
-            code = state.get("code", "ok")
+            code = state.get("code", "ok" if status < 500 else "internal")
             self._observer(route=route, status=status, code=code, seconds=seconds)
             level = logging.DEBUG if route in _QUIET else logging.INFO
             logger.log(

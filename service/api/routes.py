@@ -15,8 +15,10 @@ router = APIRouter()
 
 
 @router.get("/health/live", tags=["health"])
-async def live() -> dict[str, str]:
-    """200 as long as the process answers at all."""
+async def live(state: StateOf) -> dict[str, str]:
+    """200 while the process answers; 503 where only a restart helps: the device thread or the decoders have ended."""
+    if state.phase == "ready":
+        state.refuse_unless_ready()
     return {"status": "live"}
 
 

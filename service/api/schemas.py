@@ -9,8 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
+from service.errors import InvalidParameter
 from service.media.frames import ImageInfo, VideoInfo
 from service.predictor import Answer, Predictor
+
+# Larger answers would hold up the event loop, and with it everybody else.
+MAX_SEGMENT_ROWS = 10_000
 
 
 class ModelUsed(BaseModel):
@@ -98,9 +102,14 @@ class Problem(BaseModel):
 
 def top(probabilities: NDArray[np.float32], labels: tuple[str, ...], top_k: int | None) -> list[Prediction]:
     """The `top_k` likeliest of `probabilities` `[K]`, best first; 0: all; None: all of up to 20 classes, else 5."""
-    count = len(labels) if top_k == 0 else top_k or (len(labels) if len(labels) <= 20 else 5)
+    count = shown(labels, top_k)
     order = np.argsort(-probabilities, kind="stable")[:count]
     return [Prediction(class_id=int(k), label=labels[k], probability=round(float(probabilities[k]), 6)) for k in order]
+
+
+def shown(labels: tuple[str, ...], top_k: int | None) -> int:
+    """How many of `labels` an answer with `top_k` lists."""
+    return len(labels) if top_k == 0 else min(len(labels), top_k or (len(labels) if len(labels) <= 20 else 5))
 
 
 def used(model: Predictor) -> ModelUsed:
@@ -139,8 +148,14 @@ def video_answer(
     assert isinstance(source, VideoInfo)
     segments = None
     if answer.windowed is not None:
+        rows = len(clip.windows) * shown(labels, top_k)
+        if rows > MAX_SEGMENT_ROWS:
+            raise InvalidParameter(
+                f"{len(clip.windows)} windows of {shown(labels, top_k)} classes are {rows} rows, {MAX_SEGMENT_ROWS} are "
+                "allowed in one answer; lower top_k, or raise stride_s"
+            )
         segments = [
-            Segment(start_s=window.start_s, end_s=window.end_s, predictions=top(row, labels, top_k))
+            Segment(start_s=round(window.start_s, 4), end_s=round(window.end_s, 4), predictions=top(row, labels, top_k))
             for window, row in zip(clip.windows, answer.windowed, strict=True)
         ]
     return VideoClassified(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
 from service.errors import EmptyFile, Malformed, MissingFile, TooLarge
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 _REMEDY = "send multipart/form-data, as curl -F file=@PATH does"
 # What the form may hold beside the file's own bytes: boundaries, part headers, small foreign fields.
 _FORM_OVERHEAD = 64 * 2**10
+_MAX_PARTS = 32
 
 
 @dataclass(slots=True)
 class _Form:
-    """Collects the bytes of the first part named `field`, and the names of all parts."""
+    """Collects the bytes of the part named `wanted`, and the names of all parts. Raises Malformed."""
 
     wanted: str
     data: bytearray = field(default_factory=bytearray)
@@ -30,9 +32,12 @@ class _Form:
     _header: bytearray = field(default_factory=bytearray)
     _value: bytearray = field(default_factory=bytearray)
     _inside: bool = False
+    _named: bool = False
+    _parts: int = 0
 
     def callbacks(self) -> MultipartCallbacks:
         return {
+            "on_part_begin": self._part_begin,
             "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
             "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
             "on_header_end": self._header_end,
@@ -40,10 +45,19 @@ class _Form:
             "on_end": self._end,
         }
 
+    def _part_begin(self) -> None:
+        self._inside = self._named = False
+        self._parts += 1
+        if self._parts > _MAX_PARTS:
+            raise Malformed(f"the form has more than the {_MAX_PARTS} parts allowed; {_REMEDY}")
+
     def _header_end(self) -> None:
-        if bytes(self._header).lower() == b"content-disposition":
+        if bytes(self._header).lower() == b"content-disposition" and not self._named:
+            self._named = True
             name = parse_options_header(bytes(self._value))[1].get(b"name", b"").decode(errors="replace")
-            self._inside = name == self.wanted and name not in self.names
+            self._inside = name == self.wanted
+            if self._inside and name in self.names:
+                raise Malformed(f"the form has two fields {name!r}; send one file a request")
             self.names.append(name)
         self._header.clear()
         self._value.clear()
@@ -65,7 +79,9 @@ async def read_file(request: Request, *, max_bytes: int, name: str = "file") -> 
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
-        raise Malformed(f"the body is {kind.decode(errors='replace') or 'of no stated type'}, not a form; {_REMEDY}")
+        stated = kind.decode(errors="replace")[:60] or "of no stated type"
+        wrong = "multipart/form-data without a boundary" if kind == b"multipart/form-data" else f"{stated}, not a form"
+        raise Malformed(f"the body is {wrong}; {_REMEDY}")
     length = request.headers.get("content-length", "")
     _check_size(int(length) - _FORM_OVERHEAD if length.isdigit() else 0, max_bytes)
     form = _Form(name)
@@ -77,10 +93,12 @@ async def read_file(request: Request, *, max_bytes: int, name: str = "file") -> 
             parser.write(chunk)
             _check_size(max(len(form.data), received - _FORM_OVERHEAD), max_bytes)
         parser.finalize()
+    except ClientDisconnect:  # nobody reads the answer; it counts as what it is
+        raise Malformed("the client hung up before the upload was complete") from None
     except FormParserError as error:
         raise Malformed(f"the multipart body is broken ({error}); {_REMEDY}") from None
     if name not in form.names:
-        found = ", ".join(repr(other) for other in form.names) or "no field at all"
+        found = ", ".join(repr(other[:40]) for other in form.names[:5]) or "no field at all"
         raise MissingFile(f"the form has no field {name!r}, it has {found}; {_REMEDY}")
     if not form.ended:
         raise Malformed(f"the multipart body ends in the middle of a part; {_REMEDY}")

@@ -75,7 +75,10 @@ def open_bundle(path: str | Path) -> Bundle:
             raise BundleError(
                 f"{file} is missing although the manifest lists it; copy the whole folder, or export the bundle again"
             )
-        found = sha256(file.read_bytes())
+        try:
+            found = sha256(file.read_bytes())
+        except OSError as error:
+            raise BundleError(f"{file} cannot be read ({error.strerror}); mend its permissions") from None
         if found != digest:
             raise BundleError(
                 f"{file} has sha256 {found[:12]}…, the manifest says {digest[:12]}…: changed or damaged; copy it again"
@@ -89,7 +92,7 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
     """Write the whole bundle beside `path`, verify it there, then put it in place in one rename: never half a bundle."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists() and any(target.iterdir()) and not (target / MANIFEST).exists():
+    if target.exists() and any(target.iterdir()) and not _holds_bundle(target):
         raise BundleError(f"{target} exists and is no bundle; name another folder, or empty this one")
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -126,6 +129,15 @@ def find_bundles(paths: tuple[Path, ...]) -> tuple[Path, ...]:
         else:
             found.extend(inside)
     return tuple(found)
+
+
+def _holds_bundle(folder: Path) -> bool:
+    """Other programs have a manifest.json, too: theirs must not be replaced."""
+    try:
+        raw = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(raw, dict) and {"schema_version", "artifacts", "golden"} <= set(raw)
 
 
 def _swap(staging: Path, target: Path) -> None:
@@ -172,11 +184,11 @@ def _check_golden(bundle: Bundle) -> None:
     manifest = bundle.manifest
     try:
         golden = bundle.golden()
+        count, frames = golden.frames.shape[:2]
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise BundleError(
             f"{bundle.path / manifest.golden.file} cannot be read ({error}); export the bundle again"
         ) from None
-    count, frames = golden.frames.shape[:2]
     wanted: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
         "frames": (
             golden.frames.shape,

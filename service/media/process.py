@@ -101,6 +101,10 @@ async def epitaph(process: subprocess.Popen[bytes]) -> DecodeFailed:
     code = await asyncio.to_thread(process.wait)
     if -code == signal.SIGXCPU:
         return DecodeLimit("decoding took more processor time than one upload may; send a shorter or smaller file")
+    if -code == signal.SIGKILL:
+        return DecodeFailed(
+            "the decoder was killed while it worked on this file, for want of memory as a rule; send it again, or smaller"
+        )
     log.warning("decode worker %d died with exit status %d", process.pid, code)
     how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
     return DecodeFailed(

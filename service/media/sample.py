@@ -74,13 +74,14 @@ def by_windows(times_s: Sequence[float], *, plan: Windows, duration_s: float | N
     """Windows on one grid of points (j + 0.5)·window/frames, so that a frame that lies in several is encoded once.
 
     The stride is rounded to a multiple of the grid's spacing, and is at least one. The last window is moved back to end
-    with the video, so that its tail is looked at too; a video shorter than a window is one window. Where the video has
+    with the video, so that its tail is looked at too; a video shorter than a window is one window of its own length. Where the video has
     fewer frames than the grid has points, each frame stands once, and a window holds fewer than `plan.frames`.
     """
     _at_least_one(count=len(times_s), frames=plan.frames)
-    spacing = plan.window_s / plan.frames
+    end = _end(times_s) if duration_s is None else duration_s
+    spacing = _spacing(end, plan)
     step = max(1, math.floor(plan.stride_s / spacing + 0.5))
-    total = grid_points(_end(times_s) if duration_s is None else duration_s, plan=plan)
+    total = grid_points(end, plan=plan)
     shown = _shown_at(times_s, (np.arange(total) + 0.5) * spacing)
     indices, position = np.unique(shown, return_inverse=True)
     starts = list(range(0, max(total - plan.frames, 0) + 1, step))
@@ -96,7 +97,11 @@ def by_windows(times_s: Sequence[float], *, plan: Windows, duration_s: float | N
 
 def grid_points(duration_s: float, *, plan: Windows) -> int:
     """How many points the grid of `plan` has on a video of this length; at least one."""
-    return max(1, math.floor(duration_s * plan.frames / plan.window_s + 0.5))
+    return max(1, math.floor(duration_s / _spacing(duration_s, plan) + 0.5))
+
+
+def _spacing(duration_s: float, plan: Windows) -> float:
+    return (min(plan.window_s, duration_s) if duration_s > 0 else plan.window_s) / plan.frames
 
 
 def _spread(count: int, frames: int) -> tuple[int, ...]:

@@ -205,7 +205,7 @@ def _webp_info(data: bytes) -> ImageInfo:
     width = height = 0
     orientation: object = 1
     for name, chunk in _riff_chunks(data):
-        if name == b"VP8X" and len(chunk) >= 10:
+        if name == b"VP8X" and not width and len(chunk) >= 10:
             width = 1 + int.from_bytes(chunk[4:7], "little")
             height = 1 + int.from_bytes(chunk[7:10], "little")
         elif name == b"VP8 " and not width and chunk[3:6] == b"\x9d\x01\x2a":
@@ -223,8 +223,8 @@ def _webp_info(data: bytes) -> ImageInfo:
 
 
 def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at = 12
-    while at + 8 <= len(data):
+    at, end = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))  # decoders do not look past it, either
+    while at + 8 <= end:
         name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         yield name, data[at + 8 : at + 8 + (size if name in {b"EXIF", b"VP8X"} else min(size, 16))]
         at += 8 + size + (size & 1)

@@ -172,6 +172,13 @@ def test_windows_of_a_video_with_few_frames_a_second_may_differ_in_length(served
     assert "green" in labels
 
 
+def test_a_window_longer_than_the_video_is_the_whole_video(served, make_video: Make) -> None:
+    answer = served.post("/classify/video", make_video("red", frames=12), window_s=60, frames=4).json()
+    assert [frame["index"] for frame in answer["sampling"]["frames"]] == [1, 4, 7, 10]
+    (segment,) = answer["segments"]
+    assert (segment["start_s"], segment["end_s"]) == (0, pytest.approx(1.2, abs=0.01))
+
+
 def test_a_network_of_fixed_length_repeats_frames_and_says_so(
     make_bundle, serve, make_video: Make, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,54 @@ def test_a_form_without_its_boundary(served) -> None:
     expect(response, 400, "malformed", saying="broken")
 
 
+def form(*parts: tuple[bytes, bytes]) -> bytes:
+    """A multipart body with boundary `b` of parts, each (headers, content)."""
+    return b"".join(b"--b\r\n" + head + b"\r\n\r\n" + content + b"\r\n" for head, content in parts) + b"--b--\r\n"
+
+
+FILE = b'Content-Disposition: form-data; name="file"; filename="a"'
+FORM = {"content-type": "multipart/form-data; boundary=b"}
+
+
+def test_two_files_in_one_form(served, make_picture: Make) -> None:
+    body = form((FILE, make_picture("red")), (FILE, make_picture("blue")))
+    expect(
+        served.client.post("/classify/image", content=body, headers=FORM), 400, "malformed", saying="two fields 'file'"
+    )
+
+
+def test_a_part_without_a_name_is_not_taken_for_the_file(served, make_picture: Make) -> None:
+    picture = make_picture("red", suffix=".png", height=400, width=400)
+    body = form((FILE, picture[: len(picture) // 2]), (b"X-A: b", picture[len(picture) // 2 :]))
+    expect(served.client.post("/classify/image", content=body, headers=FORM), 422, "decode_failed", saying="")
+
+
+def test_a_form_of_many_parts_is_refused_before_it_costs_anything(served) -> None:
+    body = form(*[(b'Content-Disposition: form-data; name="a"', b"")] * 20_000)
+    began = time.monotonic()
+    expect(
+        served.client.post("/classify/image", content=body, headers=FORM), 400, "malformed", saying="32 parts allowed"
+    )
+    assert time.monotonic() - began < 1
+
+
+def test_a_client_that_hangs_up_is_no_fault_of_the_service(served) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    head = (
+        b"POST /classify/image HTTP/1.1\r\nHost: marey\r\nContent-Length: 100000\r\n"
+        b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+    )
+    with socket.create_connection((host, int(port))) as gone:
+        gone.sendall(head)
+        while "marey_requests_active 1.0" not in served.client.get("/metrics").text:
+            pass
+    while "marey_requests_active 0.0" not in served.client.get("/metrics").text:
+        pass
+    metrics = served.client.get("/metrics").text
+    assert 'status="500"' not in metrics
+    assert 'code="malformed",route="/classify/image",status="400"' in metrics
+
+
 def test_the_wrong_field_name(served, make_picture: Make) -> None:
     response = served.post("/classify/image", make_picture("red"), field="image")
     expect(response, 422, "missing_file", saying="no field 'file', it has 'image'")
@@ -109,6 +158,8 @@ def test_paths_and_methods_that_do_not_exist(served) -> None:
         ("/classify/video", {"window_s": -1}, "window_s = '-1'"),
         ("/classify/video", {"window_s": "nan"}, "window_s"),
         ("/classify/video", {"window_s": "inf"}, "window_s"),
+        ("/classify/video", {"window_s": 1e-320}, "window_s"),
+        ("/classify/video", {"window_s": 1, "stride_s": 1e308}, "stride_s"),
         ("/classify/video", {"stride_s": 1}, "without window_s"),
     ],
 )

@@ -127,3 +127,13 @@ def test_arrays_that_would_run_code_are_refused(copy: Path) -> None:
     )
     with pytest.raises(BundleError, match=r"golden\.npz cannot be read"):
         open_bundle(copy)
+
+
+def test_another_programs_manifest_does_not_make_a_folder_a_bundle(
+    make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "manifest.json").write_text('{"name": "a web app"}')
+    with pytest.raises(BundleError, match="exists and is no bundle"):
+        make_bundle(tmp_path / "app")
+    assert (tmp_path / "app" / "manifest.json").read_text() == '{"name": "a web app"}'

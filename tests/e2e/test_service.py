@@ -94,6 +94,21 @@ def test_the_service_stays_alive_and_quick_while_a_long_video_is_classified(ship
 
 
 @pytest.mark.data
+@pytest.mark.parametrize(
+    ("query", "saying"),
+    [
+        ({"window_s": 1, "frames": 8, "stride_s": 0.125, "top_k": 0}, "10000 are allowed in one answer"),
+        ({"window_s": 8, "frames": 64, "stride_s": 0.125}, "16384 are allowed"),
+    ],
+)
+def test_answers_that_would_hold_up_everybody_else_are_refused(shipped, data: Path, query, saying: str) -> None:
+    content = (data / "hostile_videos" / "made" / "long_110s.mp4").read_bytes()
+    response = shipped.post("/classify/video", content, model="imagenet", **query)
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_parameter"), response.text[:300]
+    assert saying in response.json()["detail"]
+
+
+@pytest.mark.data
 @pytest.mark.timeout(600)
 def test_every_hostile_video_in_a_row_draws_no_5xx_and_no_memory(shipped, data: Path) -> None:
     folder = data / "hostile_videos"
