@@ -102,10 +102,11 @@ def test_the_last_window_ends_with_the_video() -> None:
     assert grid.windows[-1].first + grid.windows[-1].count == len(grid.indices)
 
 
-def test_a_video_shorter_than_a_window_is_one_window() -> None:
+def test_a_video_shorter_than_a_window_is_one_window_of_its_own_length() -> None:
     grid = by_windows([i / 30 for i in range(15)], plan=Windows(window_s=2.0, stride_s=1.0, frames=16))
     assert len(grid.windows) == 1
-    assert grid.windows[0].count == len(grid.indices) == 4
+    assert grid.windows[0].count == len(grid.indices) == 15
+    assert (grid.windows[0].start_s, grid.windows[0].end_s) == (0.0, 0.5)
     assert by_windows([0.0], plan=Windows(window_s=2.0, stride_s=1.0, frames=16)).indices == (0,)
 
 
