@@ -111,6 +111,11 @@ def _is_complete(data: bytes) -> bool:
 def _by_pillow(data: bytes, info: ImageInfo) -> tuple[Picture, Literal["rgb", "bgr"], int]:
     try:
         with open_image(data, info.format) as image:
+            # What was measured against the limits must be what is decoded; TIFF alone states its size turned upright.
+            if sorted(image.size) != sorted((info.width, info.height)):
+                raise DecodeFailed(
+                    f"the {info.format} states two sizes, {info.width}×{info.height} and {image.size[0]}×{image.size[1]}; save it anew"
+                )
             return _rgb(image, info), "rgb", int(getattr(image, "n_frames", 1))
     except BROKEN as error:
         raise DecodeFailed(

@@ -90,6 +90,16 @@ def test_a_file_at_the_wrong_endpoint_is_sent_to_the_right_one(hostile: dict[str
             image_info(hostile[name].path.read_bytes())
 
 
+def test_what_stands_behind_a_webp_does_not_change_its_size(encode: Encode) -> None:
+    picture = encode(Image.new("RGB", (300, 200)), "WEBP")
+    trailer = b"VP8X" + (10).to_bytes(4, "little") + bytes(10)  # a canvas of one pixel
+    assert image_info(picture + trailer).width == 300
+    # … nor does a second header within the stated length.
+    longer = bytearray(picture + trailer)
+    longer[4:8] = (len(longer) - 8).to_bytes(4, "little")
+    assert image_info(bytes(longer)).width == 300
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
 def test_an_image_is_measured_from_its_header(kind: str, encode: Encode, patches: np.ndarray) -> None:
     assert image_info(encode(patches, kind)) == ImageInfo(128, 96, kind, 1)
