@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +13,7 @@ from models.errors import ExportRefused
 from models.export.gate import build_gate
 from models.export.half import halve
 from service.bundle.manifest import Role
-from service.bundle.store import Bundle
+from service.bundle.store import Bundle, find_bundles, open_bundle
 
 pytest.importorskip("tensorrt_rtx", reason="the gate needs tensorrt-rtx, which is for x86-64 only")
 
@@ -21,6 +23,12 @@ def test_tensorrt_builds_the_graphs_of_a_foreign_model(foreign_int8: Bundle, rol
     gate = build_gate(foreign_int8.file(role).read_bytes())
     assert gate.layers > 20
     assert gate.plan_bytes > 100_000
+
+
+@pytest.mark.parametrize("role", ["encoder", "encoder.int8", "head"])
+@pytest.mark.parametrize("path", find_bundles(()), ids=lambda path: path.name)
+def test_tensorrt_builds_the_graphs_of_the_shipped_bundles(path: Path, role: Role) -> None:
+    assert build_gate(open_bundle(path).file(role).read_bytes()).plan_bytes > 10_000
 
 
 @pytest.mark.parametrize("role", ["encoder", "head"])
