@@ -21,6 +21,7 @@
     │   └── DeadlineExceeded      the answer was not ready in time
     ├── BundleError               a bundle on disk is not what its manifest says
     └── EngineError               a network could not be loaded or run
+        └── EngineUnavailable     … for want of a package, a driver or a device on this machine
 
 Each carries its status and code; the message names the value, the limit and the remedy. `service/api/problems.py` is the
 only place that turns one into a response.
@@ -122,3 +123,7 @@ class BundleError(MareyError):
 
 class EngineError(MareyError):
     code, title = "engine", "Engine failed"
+
+
+class EngineUnavailable(EngineError):
+    """Before any network was looked at; the message ends with the remedy."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,22 @@ from service.bundle.manifest import Precision
 
 Stage = Literal["encoder", "head"]
 Choice = Literal["auto", "int8", "fp16", "fp32"]
+Outputs = dict[str, NDArray[np.float32]]
+# Encoder batches run in these sizes: an engine pays for each new size once, and all are warmed before the service is ready.
+BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an engine runs: CPU `threads`, or the GPU of CUDA ordinal `device`; the folder that keeps what was built for it.
+
+    `engine_cache` None: the user's. `cancelled` is asked while an engine is built; once it is true, the build ends with EngineError.
+    """
+
+    threads: int
+    device: int = 0
+    engine_cache: Path | None = None
+    cancelled: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +52,7 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo: ...
 
-    def run(self, stage: Stage, rows: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
+    def run(self, stage: Stage, rows: NDArray[np.generic]) -> Outputs:
         """Rows in (`[N, …]`), as many rows out of every output, by the names in the manifest; raises EngineError.
 
         The arrays returned belong to the caller: a later call does not change them.
@@ -42,3 +60,16 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Overlapping(Engine, Protocol):
+    """An engine whose device works on its own, so that the next rows are copied in while it computes."""
+
+    def begin(self, stage: Stage, blocks: Sequence[NDArray[np.generic]], *, bucket: int) -> Callable[[], Outputs]:
+        """Send the rows of all `blocks`, one after the other, as one batch of `bucket` rows (what is left of it is padding).
+
+        Returns at once; the callable waits and gives the outputs, padding cut off. They are called in the order of `begin`,
+        and at most two may be under way. Raises EngineError, at once or from the callable.
+        """
+        ...
