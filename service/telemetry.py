@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from service.nvml import THROTTLE_REASONS, Gpu, Reading
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_GPU_LABELS = ("gpu", "uuid", "name")
+_GPU_GAUGES: tuple[tuple[str, str, Callable[[Gpu], float | None]], ...] = (
+    ("marey_gpu_memory_used_bytes", "Memory in use, by whomever.", lambda gpu: gpu.memory_used_bytes),
+    ("marey_gpu_memory_total_bytes", "Memory of the GPU.", lambda gpu: gpu.memory_total_bytes),
+    ("marey_gpu_utilization_ratio", "Share of the time in which a kernel ran.", lambda gpu: gpu.utilization),
+    ("marey_gpu_power_watts", "Power drawn.", lambda gpu: gpu.power_w),
+    ("marey_gpu_power_limit_watts", "Power at which the GPU slows down.", lambda gpu: gpu.power_limit_w),
+    ("marey_gpu_temperature_celsius", "Temperature of the chip.", lambda gpu: gpu.temperature_c),
+    ("marey_gpu_sm_clock_hertz", "Clock of the multiprocessors.", lambda gpu: gpu.sm_clock_hz),
+)
 
 
 class Telemetry:
@@ -56,6 +70,10 @@ class Telemetry:
         assert isinstance(gauge, Gauge)
         gauge.set_function(value)
 
+    def watch_gpus(self, read: Callable[[], Reading]) -> None:
+        """Export what `read()` says of each GPU, read at each scrape; nothing where there is none."""
+        self._registry.register(_Gpus(read))
+
     def model(self, *, model: str, version: str, engine: str, precision: str) -> None:
         self._models.labels(model, version, engine, precision).set(1)
 
@@ -72,4 +90,49 @@ class Telemetry:
         self._device_seconds.labels(stage).inc(seconds)
 
     def render(self) -> bytes:
+        """The exposition, with whatever is read at each scrape: it may take milliseconds, so keep it off the event loop."""
         return generate_latest(self._registry)
+
+
+class _Gpus(Collector):
+    """A collector and not a set of gauges: a GPU that is lost must leave the exposition, not keep its last values."""
+
+    def __init__(self, read: Callable[[], Reading]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        reading = self._read()
+        info = GaugeMetricFamily(
+            "marey_gpu_info",
+            "1 for each GPU.",
+            labels=(*_GPU_LABELS, "pci_bus_id", "compute_capability", "driver", "cuda"),
+        )
+        for gpu in reading.gpus:
+            more = (gpu.pci_bus_id, _dotted(gpu.compute_capability), reading.driver or "", _dotted(reading.cuda))
+            info.add_metric((*_labels(gpu), *more), 1)
+        throttled = GaugeMetricFamily(
+            "marey_gpu_throttled", "1 while the GPU is slowed down for this reason.", labels=(*_GPU_LABELS, "reason")
+        )
+        for gpu in reading.gpus:
+            for reason in THROTTLE_REASONS if gpu.throttled is not None else ():
+                throttled.add_metric((*_labels(gpu), reason), float(reason in (gpu.throttled or ())))
+        families = [info, throttled]
+        for name, text, value_of in _GPU_GAUGES:
+            family = GaugeMetricFamily(name, text, labels=_GPU_LABELS)
+            for gpu in reading.gpus:
+                if (value := value_of(gpu)) is not None:
+                    family.add_metric(_labels(gpu), value)
+            families.append(family)
+        yield from (family for family in families if family.samples)
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """No name is taken in advance: registering must not read the GPUs, which can take seconds at the first time."""
+        return iter(())
+
+
+def _labels(gpu: Gpu) -> tuple[str, str, str]:
+    return str(gpu.index), gpu.uuid, gpu.name
+
+
+def _dotted(version: tuple[int, int] | None) -> str:
+    return "" if version is None else f"{version[0]}.{version[1]}"

@@ -36,6 +36,7 @@ def create_app(settings: Settings, *, on_loaded: Callable[[State], None] | None 
             loading.cancel()  # nobody will ask for what is not loaded yet
             await asyncio.gather(loading, return_exceptions=True)
             await state.registry.close()
+            await asyncio.to_thread(state.nvml.close)
 
     app = FastAPI(
         title="Marey",

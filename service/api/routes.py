@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -53,7 +54,9 @@ async def model(name: str, state: StateOf) -> dict[str, Any]:
 @router.get("/metrics", tags=["health"], response_class=Response)
 async def metrics(state: StateOf) -> Response:
     """Prometheus text format."""
-    return Response(state.telemetry.render(), media_type=CONTENT_TYPE)
+    # In a thread: GPUs are read at each scrape, which takes milliseconds, and seconds at the first where no process keeps them awake.
+    text = await asyncio.to_thread(state.telemetry.render)
+    return Response(text, media_type=CONTENT_TYPE)
 
 
 def _summary(model: Predictor) -> dict[str, Any]:

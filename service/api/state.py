@@ -8,6 +8,7 @@ from typing import Annotated, Literal, cast
 from fastapi import Depends, Request
 
 from service.errors import Draining, MareyError, NotReady, Overloaded
+from service.nvml import Nvml
 from service.registry import Registry
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -29,6 +30,8 @@ class State:
         self.failure: MareyError | None = None
         self.loaded = asyncio.Event()
         self.active = 0
+        self.nvml = Nvml()
+        self.telemetry.watch_gpus(self.nvml.read)
         self.telemetry.watch(
             "marey_queue_rows", "Frames and clips waiting for the device.", lambda: self.registry.batcher.queued_rows
         )
