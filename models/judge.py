@@ -14,7 +14,7 @@ from tqdm import tqdm
 from models.dataset import Dataset, Sample
 from service.bundle.manifest import Precision
 from service.bundle.store import Bundle
-from service.engine.base import Engine, EngineInfo
+from service.engine.base import Engine, EngineInfo, Place
 from service.engine.golden import probabilities
 from service.engine.select import open_engine
 
@@ -66,7 +66,7 @@ def judge(bundle: Bundle, dataset: Dataset, samples: Sequence[Sample], *, runner
     with ExitStack() as stack:
         engines: dict[Runner, Engine] = {}
         for runner in runners:
-            opened = open_engine(bundle, name=runner.engine, precision=runner.precision, threads=THREADS)
+            opened = open_engine(bundle, name=runner.engine, precision=runner.precision, place=Place(threads=THREADS))
             engines[runner] = stack.enter_context(closing(opened.engine))
         rows: dict[Runner, list[NDArray[np.float32]]] = {runner: [] for runner in runners}
         for sample in tqdm(samples, desc=f"judge {manifest.name}", unit="clip", disable=None):

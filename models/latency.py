@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from models.judge import THREADS, Runner
 from service.bundle.store import Bundle
-from service.engine.base import EngineInfo
+from service.engine.base import EngineInfo, Place
 from service.engine.select import open_engine
 
 BATCHES = (1, 16)
@@ -43,7 +43,7 @@ def measure(bundle: Bundle, runners: Sequence[Runner], *, runs: int = 15) -> lis
         tasks: dict[tuple[Runner, str], Callable[[], object]] = {}
         infos: dict[Runner, EngineInfo] = {}
         for runner in runners:
-            opened = open_engine(bundle, name=runner.engine, precision=runner.precision, threads=THREADS)
+            opened = open_engine(bundle, name=runner.engine, precision=runner.precision, place=Place(threads=THREADS))
             engine = stack.enter_context(closing(opened.engine))
             infos[runner] = engine.info
             features = engine.run("encoder", frames[1])["features"]

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.base import Engine, Stage
+from service.engine.buckets import buckets_for
 from service.errors import DeadlineExceeded, Draining, EngineError, MareyError, Overloaded
 
 logger = logging.getLogger(__name__)
 
-BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 T = TypeVar("T")
 Priority = Literal["interactive", "bulk"]
 
@@ -248,17 +248,3 @@ class Batcher:
             parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         )
 
-
-def buckets_for(rows: int) -> Iterator[tuple[int, int, int]]:
-    """Cut `rows` into warmed batch sizes: yields (start, rows taken, bucket).
-
-    A bucket is padded only where at most a quarter of it is padding: 13 rows run as 16, 17 rows as 16 and 1.
-    """
-    start = 0
-    while start < rows:
-        left = rows - start
-        above = next((bucket for bucket in BUCKETS if bucket >= left), BUCKETS[-1])
-        bucket = above if above >= left and above - left <= above // 4 else max(b for b in BUCKETS if b <= left)
-        taken = min(left, bucket)
-        yield start, taken, bucket
-        start += taken

@@ -21,7 +21,8 @@
     │   └── DeadlineExceeded      the answer was not ready in time
     ├── BundleError               a bundle on disk is not what its manifest says
     └── EngineError               a network could not be loaded or run
-        └── EngineUnavailable     … for want of a package, a driver or a device on this machine
+        ├── EngineUnavailable     … for want of a package, a driver or a device on this machine
+        └── DeviceLost            … nor anything else on that device, until the process starts anew
 
 Each carries its status and code; the message names the value, the limit and the remedy. `service/api/problems.py` is the
 only place that turns one into a response.
@@ -127,3 +128,7 @@ class EngineError(MareyError):
 
 class EngineUnavailable(EngineError):
     """Before any network was looked at; the message ends with the remedy."""
+
+
+class DeviceLost(EngineError):
+    """After a fault that CUDA cannot recover from; the device thread ends, and the service is no longer live."""

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.batcher import BUCKETS, Batcher
+from service.batcher import Batcher
 from service.bundle.manifest import Task
 from service.bundle.store import Bundle, find_bundles, open_bundle
 from service.engine.base import Choice
+from service.engine.buckets import BUCKETS
 from service.engine.golden import warm
 from service.engine.select import Opened, open_engine
 from service.errors import BundleError, EngineError, MareyError, UnknownModel

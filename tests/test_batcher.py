@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from service.batcher import BUCKETS, Batcher, buckets_for
+from service.batcher import Batcher
 from service.engine.base import EngineInfo, Stage
 from service.errors import DeadlineExceeded, Draining, EngineError, Overloaded
 
@@ -63,14 +63,6 @@ def soon() -> float:
     return time.monotonic() + 10
 
 
-@pytest.mark.parametrize("count", range(1, 65))
-def test_buckets_cover_every_row_once_and_pad_at_most_a_quarter(count: int) -> None:
-    cuts = list(buckets_for(count))
-    assert [start for start, _, _ in cuts] == list(np.cumsum([0, *(taken for _, taken, _ in cuts)])[:-1])
-    assert sum(taken for _, taken, _ in cuts) == count
-    assert all(bucket in BUCKETS and taken <= bucket and bucket - taken <= bucket / 4 for _, taken, bucket in cuts)
-
-
 async def test_a_lone_request_gets_its_rows_at_once(batcher: Batcher, engine: FakeEngine) -> None:
     await batcher.run(engine, "encoder", rows(1), deadline=soon())
     waits = [(await batcher.run(engine, "encoder", rows(3), deadline=soon())).queue_s for _ in range(20)]
@@ -105,7 +97,7 @@ async def test_more_rows_than_one_batch_holds_come_back_in_order(batcher: Batche
     many = np.arange(150, dtype=np.float32)[:, None]
     answer = await batcher.run(engine, "encoder", many, deadline=soon())
     assert np.array_equal(answer.outputs["features"], many * 2)
-    assert max(size for _, size in engine.batches) == BUCKETS[-1]
+    assert max(size for _, size in engine.batches) == 64
 
 
 async def test_heads_of_different_lengths_never_share_a_batch_and_are_not_padded(

@@ -15,20 +15,20 @@ from service.bundle.manifest import Precision
 Stage = Literal["encoder", "head"]
 Choice = Literal["auto", "int8", "fp16", "fp32"]
 Outputs = dict[str, NDArray[np.float32]]
-# Encoder batches run in these sizes: an engine pays for each new size once, and all are warmed before the service is ready.
-BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where an engine runs: CPU `threads`, or the GPU of CUDA ordinal `device`; the folder that keeps what was built for it.
 
-    `engine_cache` None: the user's. `cancelled` is asked while an engine is built; once it is true, the build ends with EngineError.
+    `engine_cache` None: the user's. While an engine is built, `progress` is told the phase and how much of it is done, 0 to 1,
+    and `cancelled` is asked; once it is true, the build ends with EngineError.
     """
 
     threads: int
     device: int = 0
     engine_cache: Path | None = None
+    progress: Callable[[str, float], None] | None = None
     cancelled: Callable[[], bool] = lambda: False
 
 

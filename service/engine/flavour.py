@@ -60,17 +60,17 @@ class Log:
     """TensorRT's log in ours. It tells the reason of a failure nowhere else: `reason` is what it last complained of."""
 
     def __init__(self, flavour: Flavour) -> None:
-        severity: Any = flavour.trt.ILogger
+        base: Any = flavour.trt.ILogger
         levels = {
-            severity.INTERNAL_ERROR: logging.ERROR,
-            severity.ERROR: logging.ERROR,
-            severity.WARNING: logging.WARNING,
-            severity.INFO: logging.DEBUG,  # a line for every step of a build
+            base.INTERNAL_ERROR: logging.ERROR,
+            base.ERROR: logging.ERROR,
+            base.WARNING: logging.WARNING,
+            base.INFO: logging.DEBUG,  # a line for every step of a build
         }
         target = logging.getLogger(f"{__name__}.{flavour.name}")
         complaints: list[str] = []
 
-        class Sink(flavour.trt.ILogger):  # type: ignore[misc]  # a class of the module that was imported just now
+        class Sink(base):  # type: ignore[misc]  # a class of the module that was imported just now
             def __init__(self) -> None:
                 super().__init__()
 

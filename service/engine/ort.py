@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from service.bundle.manifest import Precision
 from service.bundle.store import Bundle
-from service.engine.base import EngineInfo, Stage
+from service.engine.base import EngineInfo, Outputs, Place, Stage
 from service.errors import EngineError
 
 
 class OnnxRuntimeEngine:
     """fp32 only: on a CPU, the symmetric int8 graph is slower here than the float one."""
 
-    def __init__(self, bundle: Bundle, *, precision: Precision, threads: int) -> None:
+    def __init__(self, bundle: Bundle, *, precision: Precision, place: Place) -> None:
         import onnxruntime  # noqa: PLC0415  # only the engine's own users pay for it
 
         if precision != "fp32":
@@ -25,7 +25,7 @@ class OnnxRuntimeEngine:
             )
         onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = place.threads
         options.log_severity_level = 3
         cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
         # TF32 would round the inputs of every product to 10 bits: fp32 means fp32.
@@ -40,7 +40,7 @@ class OnnxRuntimeEngine:
         device = "cuda" if self._sessions["encoder"].get_providers()[0] == "CUDAExecutionProvider" else "cpu"
         self.info = EngineInfo("onnxruntime", "fp32", "fp32", device, 64 if cuda else 16)
 
-    def run(self, stage: Stage, rows: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
+    def run(self, stage: Stage, rows: NDArray[np.generic]) -> Outputs:
         """Rows in, as many rows out; see `Engine.run`."""
         session = self._sessions[stage]
         try:

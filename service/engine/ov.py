@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from service.bundle.manifest import Precision, Role
 from service.bundle.store import Bundle
-from service.engine.base import EngineInfo, Stage
+from service.engine.base import EngineInfo, Outputs, Place, Stage
 from service.errors import EngineError
 
 # Measured (CONTRIBUTING, Where a measurement decided): a row costs no less in larger batches, and each size costs time at start.
@@ -21,7 +21,7 @@ class OpenVinoEngine:
     natively; the head is always fp32.
     """
 
-    def __init__(self, bundle: Bundle, *, precision: Precision, threads: int) -> None:
+    def __init__(self, bundle: Bundle, *, precision: Precision, place: Place) -> None:
         import openvino  # noqa: PLC0415  # 0.3 s that only the engine's own users pay
 
         if precision == "fp16":
@@ -40,7 +40,7 @@ class OpenVinoEngine:
                     {
                         "INFERENCE_PRECISION_HINT": hint,
                         "PERFORMANCE_HINT": "LATENCY",
-                        "INFERENCE_NUM_THREADS": threads,
+                        "INFERENCE_NUM_THREADS": place.threads,
                         # The decoders share these cores: a pinned thread would wait for its own while another is free.
                         "ENABLE_CPU_PINNING": False,
                     },
@@ -59,7 +59,7 @@ class OpenVinoEngine:
             "openvino", precision, remainder, core.get_property("CPU", "FULL_DEVICE_NAME").strip(), _MAX_BATCH
         )
 
-    def run(self, stage: Stage, rows: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
+    def run(self, stage: Stage, rows: NDArray[np.generic]) -> Outputs:
         """Rows in, as many rows out; see `Engine.run`."""
         try:
             results = self._requests[stage].infer([rows], share_inputs=True, share_outputs=False)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from service.bundle.manifest import Manifest
-from service.engine.base import BUCKETS, Stage
+from service.engine.base import Stage
+from service.engine.buckets import BUCKETS
 from service.engine.build import Profile, Shape
 
 # Smallest, usual and largest batch of the encoder: images, clips, full batches. None is of one size alone: TensorRT-RTX then

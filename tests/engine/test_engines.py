@@ -12,9 +12,10 @@ import onnx
 import onnx.parser
 import pytest
 
-from service.batcher import BUCKETS
 from service.bundle.manifest import Golden
 from service.bundle.store import Bundle, sha256
+from service.engine.base import Place
+from service.engine.buckets import BUCKETS
 from service.engine.golden import probabilities, prove, warm
 from service.engine.ort import OnnxRuntimeEngine
 from service.engine.ov import OpenVinoEngine
@@ -54,7 +55,7 @@ def test_both_engines_compute_what_numpy_computes(color_bundle: Bundle, opener: 
     frames = np.random.default_rng(batch).integers(0, 256, (batch, length, 16, 16, 3), np.uint8)
     logits = frames.astype(np.float64).mean(axis=(1, 2, 3)) / 255 * 8
     expected = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    with closing(opener(color_bundle, precision="fp32", threads=2)) as engine:
+    with closing(opener(color_bundle, precision="fp32", place=Place(threads=2))) as engine:
         assert probabilities(engine, frames) == pytest.approx(expected, abs=1e-5)
         assert engine.info.precision == engine.info.float_precision == "fp32"
         assert engine.info.device
@@ -63,7 +64,7 @@ def test_both_engines_compute_what_numpy_computes(color_bundle: Bundle, opener: 
 @pytest.mark.parametrize("opener", ENGINES)
 def test_rows_are_independent_and_belong_to_the_caller(color_bundle: Bundle, opener: type) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
-    with closing(opener(color_bundle, precision="fp32", threads=2)) as engine:
+    with closing(opener(color_bundle, precision="fp32", place=Place(threads=2))) as engine:
         together = engine.run("encoder", frames)["features"]
         copy = together.copy()
         alone = np.concatenate([engine.run("encoder", frames[i : i + 1])["features"] for i in range(5)])
@@ -74,14 +75,14 @@ def test_rows_are_independent_and_belong_to_the_caller(color_bundle: Bundle, ope
 @pytest.mark.parametrize("opener", ENGINES)
 def test_rows_of_a_wrong_shape_are_an_engine_error(color_bundle: Bundle, opener: type) -> None:
     with (
-        closing(opener(color_bundle, precision="fp32", threads=1)) as engine,
+        closing(opener(color_bundle, precision="fp32", place=Place(threads=1))) as engine,
         pytest.raises(EngineError, match="encoder"),
     ):
         engine.run("encoder", np.zeros((1, 8, 8, 3), np.uint8))
 
 
 def test_every_batch_size_can_be_warmed(color_bundle: Bundle) -> None:
-    opened = open_engine(color_bundle, threads=2)
+    opened = open_engine(color_bundle, place=Place(threads=2))
     warm(opened.engine, color_bundle, buckets=BUCKETS)
     assert prove(opened.engine, color_bundle) == opened.golden_difference <= 1e-4
 
@@ -90,24 +91,24 @@ def test_a_wrong_int8_encoder_is_found_out_and_auto_serves_float_loudly(
     doubtful: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        opened = open_engine(doubtful, threads=2)
+        opened = open_engine(doubtful, place=Place(threads=2))
     assert (opened.engine.info.name, opened.engine.info.precision) == ("openvino", "fp32")
-    assert "openvino int8: openvino at int8 differs from the float reference of color" in opened.refused[0]
-    assert "runs on openvino fp32; refused: openvino int8" in caplog.text
+    assert "openvino int8: openvino at int8 differs from the float reference of color" in opened.refused[-1]
+    assert "does not run on openvino int8: openvino at int8 differs" in caplog.text
 
 
 def test_a_wrong_int8_encoder_that_was_asked_for_is_an_error(doubtful: Bundle) -> None:
     with pytest.raises(EngineError, match=r"differs from the float reference .* use --precision fp32"):
-        open_engine(doubtful, precision="int8", threads=2)
+        open_engine(doubtful, precision="int8", place=Place(threads=2))
 
 
 def test_a_named_engine_that_cannot_do_it_is_an_error_with_its_reason(color_bundle: Bundle) -> None:
     with pytest.raises(EngineError, match="holds no INT8 encoder; make it with marey-build quantize"):
-        open_engine(color_bundle, name="openvino", precision="int8", threads=2)
+        open_engine(color_bundle, name="openvino", precision="int8", place=Place(threads=2))
     with pytest.raises(EngineError, match="does not run fp16"):
-        open_engine(color_bundle, name="openvino", precision="fp16", threads=2)
-    with pytest.raises(EngineError, match="no engine 'abacus' in this version; choose auto, openvino, onnxruntime"):
-        open_engine(color_bundle, name="abacus", threads=2)
+        open_engine(color_bundle, name="openvino", precision="fp16", place=Place(threads=2))
+    with pytest.raises(EngineError, match="no engine 'abacus' in this version; choose auto, tensorrt, openvino, onnxruntime"):
+        open_engine(color_bundle, name="abacus", place=Place(threads=2))
 
 
 def test_when_nothing_runs_every_reason_is_listed(color_bundle: Bundle) -> None:
@@ -116,5 +117,5 @@ def test_when_nothing_runs_every_reason_is_listed(color_bundle: Bundle) -> None:
         color_bundle.manifest.model_copy(update={"golden": Golden(sha256="0" * 64, tolerance={"fp32": 0.0})}),
     )
     with pytest.raises(EngineError, match=r"openvino fp32: .*; onnxruntime fp32: ") as refusal:
-        open_engine(damaged, threads=2)
+        open_engine(damaged, place=Place(threads=2))
     assert "no engine runs bundle color" in str(refusal.value)

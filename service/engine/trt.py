@@ -1,0 +1,158 @@
+"""TensorRT on an NVIDIA GPU, the full library or TensorRT-RTX: builds what is not cached, and runs it through PyCUDA."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.manifest import Precision
+from service.bundle.store import Bundle
+from service.engine.base import EngineInfo, Outputs, Place, Stage
+from service.engine.buckets import BUCKETS, buckets_for
+from service.engine.cuda import Device
+from service.engine.flavour import load_flavour, log_of
+from service.engine.network import SLOTS, Network
+from service.engine.plans import STAGES, PlanSource
+from service.errors import DeviceLost, EngineError
+
+logger = logging.getLogger(__name__)
+
+
+class TensorRtEngine:
+    """Two networks on one GPU. Under int8 and fp16 all that is not INT8 is fp16; under fp32 nothing runs in less.
+
+    `graphs` False launches kernels one by one in place of recorded CUDA graphs.
+    """
+
+    def __init__(self, bundle: Bundle, *, precision: Precision, place: Place, graphs: bool = True) -> None:
+        self._thread = threading.get_ident()
+        self._flavour = load_flavour()
+        self._device = Device.open(place.device)
+        self._bundle, self._graphs = bundle, graphs
+        self._source = PlanSource(bundle, precision=precision, flavour=self._flavour, device=self._device, place=place)
+        with self._device.current():
+            self._runtime = self._flavour.trt.Runtime(log_of(self._flavour.name).sink)
+        self._networks = self._from_cache() or self._built(cancelled=place.cancelled)
+        self._keep_kernels()
+        self.info = EngineInfo(
+            "tensorrt",
+            precision,
+            "fp32" if precision == "fp32" else "fp16",
+            f"{self._device.name} ({self._flavour}, cuda:{place.device})",
+            BUCKETS[-1],
+        )
+
+    @property
+    def cuda_graphs(self) -> int:
+        """How many CUDA graphs are in use, of all networks together."""
+        return sum(network.graphs for network in self._networks.values())
+
+    def run(self, stage: Stage, rows: NDArray[np.generic]) -> Outputs:
+        """Rows in, as many rows out; see `Engine.run`. Many rows are cut into batches, two of them under way at a time."""
+        most = self.info.max_batch
+        cuts = (
+            list(buckets_for(len(rows)))
+            if stage == "encoder"
+            else [(start, size := min(most, len(rows) - start), size) for start in range(0, len(rows), most)]
+        )
+        waiting: deque[Callable[[], Outputs]] = deque()
+        parts: list[Outputs] = []
+        try:
+            for start, count, bucket in cuts:
+                if len(waiting) == SLOTS:
+                    parts.append(waiting.popleft()())
+                waiting.append(self.begin(stage, [rows[start : start + count]], bucket=bucket))
+            while waiting:
+                parts.append(waiting.popleft()())
+        finally:  # after a failure the slots of the others must be free again
+            for left in waiting:
+                with suppress(EngineError):
+                    left()
+        return (
+            parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        )
+
+    def begin(self, stage: Stage, blocks: Sequence[NDArray[np.generic]], *, bucket: int) -> Callable[[], Outputs]:
+        """See `Overlapping.begin`."""
+        if threading.get_ident() != self._thread:
+            raise EngineError(
+                "the engine was called on another thread than the one that opened it; use the device thread"
+            )
+        return self._networks[stage].begin(blocks, rows=bucket)
+
+    def close(self) -> None:
+        for network in self._networks.values():
+            network.close()
+        self._networks.clear()
+        with self._device.current():
+            self._runtime = None
+
+    def _from_cache(self) -> dict[Stage, Network] | None:
+        """The networks of the cached engine, or None after a line that says why it is built anew."""
+        try:
+            return self._opened(self._source.cached())
+        except DeviceLost:
+            raise
+        except EngineError as error:
+            logger.warning(
+                "bundle %s: a TensorRT engine is built, which can take minutes: %s", self._bundle.manifest.name, error
+            )
+            return None
+
+    def _built(self, *, cancelled: Callable[[], bool]) -> dict[Stage, Network]:
+        """Build, load, and only then keep. TensorRT-RTX may not know the GPU at hand, but run a plan for all that it knows."""
+        refused: list[str] = []
+        for this_gpu in (True, False) if self._flavour.rtx else (True,):
+            began = time.monotonic()
+            try:
+                plans = self._source.build(this_gpu=this_gpu)
+                seconds = time.monotonic() - began
+                networks = self._opened(plans)
+            except DeviceLost:
+                raise
+            except EngineError as error:
+                if cancelled():
+                    raise
+                refused.append(f"{'for this GPU' if this_gpu else 'for every GPU'}: {error}")
+                continue
+            logger.info("bundle %s: engine built in %.1f s", self._bundle.manifest.name, seconds)
+            self._source.keep(plans, seconds=seconds)
+            return networks
+        raise EngineError("; ".join(refused) if self._flavour.rtx else refused[0].partition(": ")[2])
+
+    def _opened(self, plans: dict[Stage, bytes]) -> dict[Stage, Network]:
+        spec = self._bundle.manifest.input
+        shape = (spec.height, spec.width, spec.channels)
+        networks: dict[Stage, Network] = {}
+        try:
+            for stage in STAGES:
+                networks[stage] = Network(
+                    plans[stage],
+                    flavour=self._flavour,
+                    runtime=self._runtime,
+                    device=self._device,
+                    profiles=self._source.profiles[stage],
+                    fixed=[(bucket, *shape) for bucket in BUCKETS] if stage == "encoder" else (),
+                    graphs=self._graphs,
+                    kernels=self._source.kernels(stage),
+                )
+        except BaseException:
+            for network in networks.values():
+                network.close()
+            raise
+        return networks
+
+    def _keep_kernels(self) -> None:
+        """TensorRT-RTX has compiled what it needs by now; the next start need not."""
+        for stage, network in self._networks.items():
+            with self._device.current():
+                kernels = network.kernels
+            if kernels is not None and kernels != self._source.kernels(stage):
+                self._source.keep_kernels(stage, kernels)
