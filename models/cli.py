@@ -1,4 +1,4 @@
-"""`marey-build`: train, export, quantize, assess, crossval, run."""
+"""`marey-build`: train, export, quantize, engine, assess, crossval, run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import click
 
 from models.report import Report, markdown
 from service import __version__
+from service.bundle.manifest import Precision
 from service.bundle.store import Bundle, open_bundle
-from service.errors import MareyError
+from service.errors import EngineUnavailable, MareyError
 
 P = ParamSpec("P")
 Channels = Literal["rgb", "bgr", "gray"]
@@ -173,6 +174,7 @@ def export(
         command=_command(),
     )
     _tell(bundle, report, as_json=as_json)
+    _engine_too(bundle)
 
 
 @main.command()
@@ -208,16 +210,46 @@ def quantize(
 
 @main.command()
 @click.argument("bundle", type=_Folder)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["int8", "fp16", "fp32"]),
+    help="Repeatable; default: int8 where the bundle holds it, else fp16.",
+)
+@click.option("--device", type=click.IntRange(min=0), default=0, show_default=True, help="The GPU, by CUDA's number.")
+@click.option("--cache", type=_Folder, envvar="MAREY_ENGINE_CACHE", help="Where engines are kept [MAREY_ENGINE_CACHE].")
+@_json
+@_one_sentence
+def engine(bundle: Path, precisions: tuple[Precision, ...], device: int, cache: Path | None, as_json: bool) -> None:
+    """Build the TensorRT engine of BUNDLE for the GPU at hand, prove it on the golden clips, and keep it for marey serve.
+
+    One that fits is not built again.
+    """
+    from models.engine import build_engines
+
+    built = build_engines(open_bundle(bundle), precisions=precisions, device=device, cache=cache)
+    if as_json:
+        click.echo(json.dumps([each.model_dump() for each in built], indent=2))
+        return
+    for each in built:
+        click.echo(each.sentence)
+
+
+@main.command()
+@click.argument("bundle", type=_Folder)
 @_data
 @_split
 @click.option(
-    "--engine", type=click.Choice(["openvino", "onnxruntime"]), help="Default: whatever serves each artifact."
+    "--engine",
+    type=click.Choice(["tensorrt", "openvino", "onnxruntime"]),
+    help="Default: whatever serves each artifact.",
 )
-@click.option("--precision", type=click.Choice(["int8", "fp32"]), help="Default: all that the bundle holds.")
+@click.option("--precision", type=click.Choice(["int8", "fp16", "fp32"]), help="Default: all that the bundle holds.")
 @_json
 @_one_sentence
 def assess(
-    bundle: Path, data: Path, split: str, engine: str | None, precision: Literal["int8", "fp32"] | None, as_json: bool
+    bundle: Path, data: Path, split: str, engine: str | None, precision: Precision | None, as_json: bool
 ) -> None:
     """Judge BUNDLE on a labelled split: accuracy, top-5, macro-F1, confusion, latency; the report is written into it."""
     from models.assess import assess as assess_bundle
@@ -255,6 +287,7 @@ def run(recipe: str, data: Path, out: Path, work: Path | None, max_drop: float, 
         read, data=data, out=out, work=folder, max_drop=max_drop, force=force, command=_command()
     )
     _tell(bundle, report, as_json=as_json)
+    _engine_too(bundle)
 
 
 def _command() -> str:
@@ -262,6 +295,18 @@ def _command() -> str:
     return shlex.join(
         ["marey-build", *(Path(each).name if Path(each).is_absolute() else each for each in sys.argv[1:])]
     )
+
+
+def _engine_too(bundle: Bundle) -> None:
+    """Where there is a GPU and a TensorRT, the engine is built at once; else the line says how, on stderr beside any JSON."""
+    from models.engine import build_engines
+
+    try:
+        for built in build_engines(bundle):
+            click.echo(built.sentence, err=True)
+    except EngineUnavailable as missing:
+        click.echo(f"no TensorRT engine here: {missing}", err=True)
+        click.echo(f"on the GPU host: marey-build engine {shlex.quote(bundle.path.name)}", err=True)
 
 
 def _tell(bundle: Bundle, report: Report | None, *, as_json: bool) -> None:

@@ -1,7 +1,8 @@
 """The device thread: forms batches while the device is busy, runs them, hands each caller its own rows.
 
 There is no timer: when the device is free, whatever waits is run at once; while it is busy the next batch grows. So a
-lone request waits for nothing, and batches grow exactly with the load.
+lone request waits for nothing, and batches grow exactly with the load. Once a full batch waits there is nothing to gain by
+waiting: where the engine can overlap, it is sent while the one before still computes.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.base import Engine, Stage
+from service.engine.base import Engine, Outputs, Overlapping, Stage
 from service.engine.buckets import buckets_for
-from service.errors import DeadlineExceeded, Draining, EngineError, MareyError, Overloaded
+from service.errors import DeadlineExceeded, DeviceLost, Draining, EngineError, MareyError, Overloaded
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ Priority = Literal["interactive", "bulk"]
 class Rows:
     """What one caller gets back: `outputs[name]` has as many rows as it sent; `batch_size` counts the rows that ran together."""
 
-    outputs: dict[str, NDArray[np.float32]]
+    outputs: Outputs
     batch_size: int
     queue_s: float
     run_s: float
@@ -55,6 +57,19 @@ class _Entry:
 
 
 @dataclass(slots=True, eq=False)
+class _Flight:
+    """Entries that run together; `finish` waits for the results of all their rows."""
+
+    members: list[_Entry]
+    began: float
+    finish: Callable[[], Outputs]
+
+    @property
+    def rows(self) -> int:
+        return sum(len(entry.rows) for entry in self.members)
+
+
+@dataclass(slots=True, eq=False)
 class _Job:
     run: Callable[[], Any]
     future: Future[Any] = field(default_factory=Future)
@@ -71,7 +86,10 @@ class Batcher:
         self._jobs: deque[_Job] = deque()
         self._queues: dict[Priority, deque[_Entry]] = {"interactive": deque(), "bulk": deque()}
         self._queued_rows = 0
+        self._flying_rows = 0
         self._rows_per_s = 0.0
+        self._landed = 0.0
+        self._lost: DeviceLost | None = None
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
@@ -94,6 +112,11 @@ class Batcher:
     @property
     def queued_rows(self) -> int:
         return self._queued_rows
+
+    @property
+    def pending_rows(self) -> int:
+        """Those that wait and those that run."""
+        return self._queued_rows + self._flying_rows
 
     async def call(self, job: Callable[[], T]) -> T:
         """Run `job` on the device thread, between batches: the place to open, warm and close engines."""
@@ -143,18 +166,30 @@ class Batcher:
         )
 
     def _refuse_if_closed(self) -> None:
+        if self._lost is not None:
+            raise DeviceLost(str(self._lost))
         if self._closing:
             raise Draining("the service is stopping; send the request to another instance", retry_after_s=1)
         if not self.alive:
             raise EngineError("the device thread has ended; restart the service")
 
     def _loop(self) -> None:
+        flight: _Flight | None = None
         try:
-            while (work := self._next()) is not None:
+            while True:
+                busy = flight is not None
+                work = self._next(busy=busy)
+                if work is None and not busy:
+                    return
+                following = self._send(work) if isinstance(work, list) else None
+                landing, flight = flight, following
+                if landing is not None:
+                    self._land(landing)
                 if isinstance(work, _Job):
                     self._run_job(work)
-                else:
-                    self._run_batch(work)
+        except DeviceLost as error:
+            logger.critical("the device thread ends: %s", error)
+            self._lost = error
         finally:  # whatever ended the loop, nobody waits for an answer that cannot come
             with self._wake:
                 self._closing = True
@@ -163,40 +198,62 @@ class Batcher:
                 self._queued_rows = 0
                 for queue in self._queues.values():
                     queue.clear()
+            failure = self._lost or Draining("the service stopped before this request ran", retry_after_s=1)
             for left in waiting:
                 if left.future.set_running_or_notify_cancel():
-                    left.future.set_exception(Draining("the service stopped before this request ran", retry_after_s=1))
+                    left.future.set_exception(failure)
+            for member in flight.members if flight is not None else ():
+                member.future.set_exception(failure)
 
-    def _next(self) -> list[_Entry] | _Job | None:
-        """Wait for work; jobs go first, then the oldest entry of the highest priority with all others of its kind."""
+    def _next(self, *, busy: bool) -> list[_Entry] | _Job | None:
+        """Wait for work; jobs go first, then the oldest entry of the highest priority with all others of its kind.
+
+        While the device is `busy` this does not wait, and gives a batch only if it can grow no more; else None.
+        """
         with self._wake:
-            self._wake.wait_for(lambda: self._closing or self._jobs or any(self._queues.values()))
-            if self._closing:
+            if not busy:
+                self._wake.wait_for(lambda: self._closing or self._jobs or any(self._queues.values()))
+            if self._closing or (busy and (self._jobs or not any(self._queues.values()))):
                 return None
             if self._jobs:
                 return self._jobs.popleft()
-            first = next(queue[0] for queue in self._queues.values() if queue)
-            batch: list[_Entry] = []
-            room = first.engine.info.max_batch
+            batch, full = self._fitting()
+            if busy and not (full and _can_overlap(batch)):
+                return None
             for queue in self._queues.values():
-                for entry in list(queue):
-                    if entry.kind == first.kind and len(entry.rows) <= room:
-                        queue.remove(entry)
-                        batch.append(entry)
-                        room -= len(entry.rows)
+                for entry in [entry for entry in queue if entry in batch]:
+                    queue.remove(entry)
             self._queued_rows -= sum(len(entry.rows) for entry in batch)
             return batch
 
-    @staticmethod
-    def _run_job(job: _Job) -> None:
+    def _fitting(self) -> tuple[list[_Entry], bool]:
+        """The batch that would run next, and whether one more of its kind had no room in it."""
+        first = next(queue[0] for queue in self._queues.values() if queue)
+        batch: list[_Entry] = []
+        room, full = first.engine.info.max_batch, False
+        for queue in self._queues.values():
+            for entry in queue:
+                if entry.kind != first.kind:
+                    continue
+                if len(entry.rows) <= room:
+                    batch.append(entry)
+                    room -= len(entry.rows)
+                else:
+                    full = True
+        return batch, full or room == 0
+
+    def _run_job(self, job: _Job) -> None:
         if not job.future.set_running_or_notify_cancel():
             return
         try:
             job.future.set_result(job.run())
-        except BaseException as error:  # noqa: BLE001  # the caller waits for it, and raises it where it belongs
-            job.future.set_exception(error)
+        except BaseException as error:
+            job.future.set_exception(error)  # the caller waits for it, and raises it where it belongs
+            if isinstance(error, DeviceLost):
+                raise
 
-    def _run_batch(self, batch: list[_Entry]) -> None:
+    def _send(self, batch: list[_Entry]) -> _Flight | None:
+        """Run the batch, or have it under way where the engine can overlap; None where nothing is under way."""
         began = time.monotonic()
         members = []
         for entry in batch:
@@ -211,40 +268,87 @@ class Batcher:
                 continue
             members.append(entry)
         if not members:
-            return
-        rows = np.concatenate([entry.rows for entry in members]) if len(members) > 1 else members[0].rows
+            return None
+        flight = _Flight(members, began, partial(_run, members))
+        self._flying_rows += flight.rows
+        if not _can_overlap(members):
+            self._land(flight)
+            return None
         try:
-            outputs = self._run_padded(members[0].engine, members[0].stage, rows)
-        except BaseException as error:  # every member is answered and the loop lives on
-            logger.exception("a batch of %d rows failed in the %s", len(rows), members[0].stage)
-            failure = error if isinstance(error, MareyError) else EngineError(f"the {members[0].stage} failed: {error}")
-            for entry in members:
-                entry.future.set_exception(failure)
+            flight.finish = _begin(members)
+        except BaseException as error:  # noqa: BLE001  # as in _land
+            self._fail(flight, error)
+            return None
+        return flight
+
+    def _land(self, flight: _Flight) -> None:
+        """Wait for the results and hand each member its rows; every member is answered and the loop lives on."""
+        try:
+            outputs = flight.finish()
+            _check(outputs, flight)
+        except BaseException as error:  # noqa: BLE001  # told to every member, and in the log
+            self._fail(flight, error)
             return
-        spent = time.monotonic() - began
-        self._rows_per_s = 0.8 * self._rows_per_s + 0.2 * len(rows) / spent if self._rows_per_s else len(rows) / spent
-        self._observe(members[0].stage, len(rows), spent)
+        now = time.monotonic()
+        self._flying_rows -= flight.rows
+        spent = now - max(flight.began, self._landed)  # not the time that another batch was before it
+        self._landed = now
+        speed = flight.rows / max(spent, 1e-6)
+        self._rows_per_s = 0.8 * self._rows_per_s + 0.2 * speed if self._rows_per_s else speed
+        self._observe(flight.members[0].stage, flight.rows, spent)
         start = 0
-        for entry in members:
+        for entry in flight.members:
             stop = start + len(entry.rows)
             share = {name: array[start:stop] for name, array in outputs.items()}
-            entry.future.set_result(Rows(share, len(rows), began - entry.queued, spent))
+            entry.future.set_result(Rows(share, flight.rows, flight.began - entry.queued, now - flight.began))
             start = stop
 
-    @staticmethod
-    def _run_padded(engine: Engine, stage: Stage, rows: NDArray[np.generic]) -> dict[str, NDArray[np.float32]]:
-        """The encoder sees only batch sizes that were warmed; the head takes its batch as it is."""
-        parts = []
-        for start, count, bucket in buckets_for(len(rows)) if stage == "encoder" else [(0, len(rows), len(rows))]:
-            chunk = rows[start : start + count]
-            if bucket > count:
-                chunk = np.concatenate([chunk, np.zeros((bucket - count, *rows.shape[1:]), rows.dtype)])
-            outputs = engine.run(stage, chunk)
-            for name, array in outputs.items():
-                if len(array) != bucket:
-                    raise EngineError(f"{engine.info.name} gave {len(array)} rows of {name} for {bucket} rows of input")
-            parts.append({name: array[:count] for name, array in outputs.items()})
-        return (
-            parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        )
+    def _fail(self, flight: _Flight, error: BaseException) -> None:
+        stage = flight.members[0].stage
+        logger.error("a batch of %d rows failed in the %s", flight.rows, stage, exc_info=error)
+        self._flying_rows -= flight.rows
+        failure = error if isinstance(error, MareyError) else EngineError(f"the {stage} failed: {error}")
+        for entry in flight.members:
+            entry.future.set_exception(failure)
+        if isinstance(error, DeviceLost):
+            raise error
 
+
+def _can_overlap(batch: list[_Entry]) -> bool:
+    """Whether the engine takes the batch as one, while another is under way."""
+    engine, stage, rows = batch[0].engine, batch[0].stage, sum(len(entry.rows) for entry in batch)
+    return isinstance(engine, Overlapping) and (stage == "head" or len(list(buckets_for(rows))) == 1)
+
+
+def _begin(members: list[_Entry]) -> Callable[[], Outputs]:
+    first, blocks = members[0], [entry.rows for entry in members]
+    rows = sum(len(block) for block in blocks)
+    bucket = next(buckets_for(rows))[2] if first.stage == "encoder" else rows
+    assert isinstance(first.engine, Overlapping)
+    return first.engine.begin(first.stage, blocks, bucket=bucket)
+
+
+def _run(members: list[_Entry]) -> Outputs:
+    """The encoder sees only batch sizes that were warmed; the head takes its batch as it is."""
+    engine, stage = members[0].engine, members[0].stage
+    rows = np.concatenate([entry.rows for entry in members]) if len(members) > 1 else members[0].rows
+    if stage == "head" or isinstance(engine, Overlapping):  # which cuts and pads by itself
+        return engine.run(stage, rows)
+    parts = []
+    for start, count, bucket in buckets_for(len(rows)):
+        chunk = rows[start : start + count]
+        if bucket > count:
+            chunk = np.concatenate([chunk, np.zeros((bucket - count, *rows.shape[1:]), rows.dtype)])
+        outputs = engine.run(stage, chunk)
+        for name, array in outputs.items():
+            if len(array) != bucket:
+                raise EngineError(f"{engine.info.name} gave {len(array)} rows of {name} for {bucket} rows of input")
+        parts.append({name: array[:count] for name, array in outputs.items()})
+    return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _check(outputs: Outputs, flight: _Flight) -> None:
+    for name, array in outputs.items():
+        if len(array) != flight.rows:
+            engine = flight.members[0].engine.info.name
+            raise EngineError(f"{engine} gave {len(array)} rows of {name} for {flight.rows} rows of input")

@@ -35,20 +35,26 @@ class Answer:
     probabilities: NDArray[np.float32]
     windowed: NDArray[np.float32] | None
     attention: NDArray[np.float32] | None
+    engine: EngineInfo
     batch_size: int
     timings_ms: dict[str, float]
 
 
-class Predictor:
-    """Joins one opened bundle, its engine, the device's batcher and the decoders."""
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """The bundle on one device: its engine, the thread that it lives on, and its largest |Δp| on the golden clips."""
 
-    def __init__(
-        self, bundle: Bundle, *, engine: Engine, batcher: Batcher, decoders: DecodePool, golden_difference: float
-    ) -> None:
+    engine: Engine
+    batcher: Batcher
+    golden_difference: float
+
+
+class Predictor:
+    """Joins one opened bundle, its replicas, one a device, and the decoders. A clip stays on the device that it began on."""
+
+    def __init__(self, bundle: Bundle, *, replicas: tuple[Replica, ...], decoders: DecodePool) -> None:
         self.bundle = bundle
-        self.golden_difference = golden_difference
-        self._engine = engine
-        self._batcher = batcher
+        self.replicas = replicas
         self._decoders = decoders
 
     @property
@@ -57,11 +63,18 @@ class Predictor:
 
     @property
     def info(self) -> EngineInfo:
-        return self._engine.info
+        """Of the first replica; an answer names the one that it came from."""
+        return self.replicas[0].engine.info
 
-    def close(self) -> None:
-        """Close the engine. Call it on the device thread."""
-        self._engine.close()
+    @property
+    def golden_difference(self) -> float:
+        return max(replica.golden_difference for replica in self.replicas)
+
+    async def close(self) -> None:
+        """Close the engines, each on its device thread."""
+        for replica in self.replicas:
+            if replica.batcher.alive:
+                await replica.batcher.call(replica.engine.close)
 
     async def image(self, data: bytes, *, deadline: float, priority: Priority = "interactive") -> Answer:
         """Classify an encoded image. `deadline`: monotonic seconds. Raises RequestError, ServiceError or EngineError."""
@@ -99,10 +112,13 @@ class Predictor:
         decoded = await decoding
         waited = time.monotonic() - began
         clip = decoded.clip
-        encoded = await self._batcher.run(self._engine, "encoder", clip.frames, deadline=deadline, priority=priority)
+        replica = min(self.replicas, key=lambda each: each.batcher.pending_rows)
+        encoded = await replica.batcher.run(
+            replica.engine, "encoder", clip.frames, deadline=deadline, priority=priority
+        )
         features = encoded.outputs["features"]
         windows = clip.windows or (Window(start_s=0, end_s=0, first=0, count=len(features)),)
-        judged = await self._judge(features, windows, deadline=deadline, priority=priority)
+        judged = await self._judge(replica, features, windows, deadline=deadline, priority=priority)
         probabilities = judged.outputs["probabilities"]
         attention = judged.outputs.get("attention")
         inside_ms = decoded.decode_ms + decoded.preprocess_ms
@@ -111,6 +127,7 @@ class Predictor:
             probabilities.mean(axis=0),
             probabilities if clip.windows else None,
             attention[0] if attention is not None and not clip.windows else None,
+            replica.engine.info,
             encoded.batch_size,
             {
                 "decode": decoded.decode_ms,
@@ -122,7 +139,13 @@ class Predictor:
         )
 
     async def _judge(
-        self, features: NDArray[np.float32], windows: tuple[Window, ...], *, deadline: float, priority: Priority
+        self,
+        replica: Replica,
+        features: NDArray[np.float32],
+        windows: tuple[Window, ...],
+        *,
+        deadline: float,
+        priority: Priority,
     ) -> Rows:
         """Run the head over every window, those of equal length together; rows come back in the order of `windows`.
 
@@ -140,8 +163,8 @@ class Predictor:
             by_length.setdefault(len(chosen), []).append(number)
         parts = await asyncio.gather(
             *(
-                self._batcher.run(
-                    self._engine,
+                replica.batcher.run(
+                    replica.engine,
                     "head",
                     np.stack([features[list(rows[number])] for number in numbers]),
                     deadline=deadline,

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from service.batcher import Batcher
 from service.bundle.manifest import Task
 from service.bundle.store import Bundle, find_bundles, open_bundle
-from service.engine.base import Choice
+from service.engine.base import Place
 from service.engine.buckets import BUCKETS
 from service.engine.golden import warm
 from service.engine.select import Opened, open_engine
 from service.errors import BundleError, EngineError, MareyError, UnknownModel
 from service.media.limits import Limits
 from service.media.workers import DecodePool
-from service.predictor import Predictor
+from service.predictor import Predictor, Replica
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -42,13 +44,19 @@ class Registry:
         self.broken: list[Broken] = []
         limits = Limits(max_pixels=settings.max_pixels, max_duration_s=settings.max_duration_s)
         self.decoders = DecodePool(settings.decode_workers, limits=limits, timeout_s=settings.decode_timeout_s)
-        self.batcher = Batcher(max_queued_rows=settings.max_queued_rows, observe=observe)
+        # One device thread for each GPU that was named, else one for whatever the engine runs on.
+        self._devices = {
+            device: Batcher(max_queued_rows=settings.max_queued_rows, name=f"device {device}", observe=observe)
+            for device in settings.devices or (0,)
+        }
+        self._stopping = threading.Event()
 
     async def start(self) -> None:
         """Open every bundle; one that fails is set aside and named. Raises when none is left to serve."""
         began = time.monotonic()
         await self.decoders.start()  # before the engine's threads exist, so that no worker inherits a lock of theirs
-        self.batcher.start()
+        for batcher in self._devices.values():
+            batcher.start()
         for path in find_bundles(self._settings.bundles):
             try:
                 self._add(await self._open(path))
@@ -62,15 +70,20 @@ class Registry:
         logger.info("ready in %.1f s: %s", time.monotonic() - began, ", ".join(self._models))
 
     async def close(self) -> None:
-        if self.batcher.alive:
-            for model in self._models.values():
-                await self.batcher.call(model.close)
-        self.batcher.close()
+        self._stopping.set()  # an engine that is being built is given up
+        for model in self._models.values():
+            await model.close()
+        for batcher in self._devices.values():
+            await asyncio.to_thread(batcher.close)
         await self.decoders.close()
 
     @property
     def alive(self) -> bool:
-        return bool(self._models) and self.batcher.alive and self.decoders.alive
+        return bool(self._models) and self.decoders.alive and all(batcher.alive for batcher in self._devices.values())
+
+    @property
+    def queued_rows(self) -> int:
+        return sum(batcher.queued_rows for batcher in self._devices.values())
 
     @property
     def models(self) -> tuple[Predictor, ...]:
@@ -99,18 +112,31 @@ class Registry:
             raise EngineError(f"bundle {bundle.manifest.name} is a clip network, which this version does not serve yet")
         if bundle.manifest.name in self._models:
             raise BundleError(f"a bundle named {bundle.manifest.name!r} is already served; rename one of the two")
-        opened = await self.batcher.call(lambda: self._open_engine(bundle))
-        return Predictor(
-            bundle,
-            engine=opened.engine,
-            batcher=self.batcher,
-            decoders=self.decoders,
-            golden_difference=opened.golden_difference,
-        )
+        replicas: list[Replica] = []
+        try:
+            for (
+                device,
+                batcher,
+            ) in self._devices.items():  # one after the other: the second finds the engine in the cache
+                opened = await batcher.call(partial(self._open_engine, bundle, device))
+                replicas.append(Replica(opened.engine, batcher, opened.golden_difference))
+        except BaseException:
+            for replica in replicas:
+                await replica.batcher.call(replica.engine.close)
+            raise
+        return Predictor(bundle, replicas=tuple(replicas), decoders=self.decoders)
 
-    def _open_engine(self, bundle: Bundle) -> Opened:
-        precision: Choice = self._settings.precision
-        opened = open_engine(bundle, name=self._settings.engine, precision=precision, threads=self._settings.threads)
+    def _open_engine(self, bundle: Bundle, device: int) -> Opened:
+        settings = self._settings
+        place = Place(
+            threads=settings.threads,
+            device=device,
+            engine_cache=settings.engine_cache,
+            cancelled=self._stopping.is_set,
+        )
+        # Whoever names GPUs does not want to be served by the CPU.
+        name = "tensorrt" if settings.devices and settings.engine == "auto" else settings.engine
+        opened = open_engine(bundle, name=name, precision=settings.precision, place=place)
         warm(opened.engine, bundle, buckets=[rows for rows in BUCKETS if rows <= opened.engine.info.max_batch])
         return opened
 

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.engine.base import Choice
 
-EngineName = Literal["auto", "openvino", "onnxruntime"]
+EngineName = Literal["auto", "tensorrt", "openvino", "onnxruntime"]
 
 
 class Settings(BaseSettings):
@@ -26,6 +26,13 @@ class Settings(BaseSettings):
     )
     engine: EngineName = Field(default="auto", description="auto takes the first engine that works.")
     precision: Choice = Field(default="auto", description="auto: int8 where it proves itself on the golden clips.")
+    devices: Annotated[tuple[Annotated[int, Field(ge=0)], ...], NoDecode] = Field(
+        default=(),
+        description="GPUs by CUDA's numbers, such as 0,1: one engine each, and none on the CPU. Default: the first.",
+    )
+    engine_cache: Path | None = Field(
+        default=None, description="Folder of built TensorRT engines; who may write there decides what runs."
+    )
     threads: int = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, description="Engine threads (CPU)."
     )
@@ -53,6 +60,18 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _numbers(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("devices")
+    @classmethod
+    def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("name each GPU once")
+        return value
 
     @field_validator("log_level", mode="before")
     @classmethod

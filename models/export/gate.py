@@ -1,73 +1,89 @@
-"""Does an exported graph become a TensorRT engine? TensorRT-RTX is on PyPI in full and builds without a GPU, in under a second."""
+"""Does an exported graph become a TensorRT engine? The server's own code builds it; TensorRT-RTX does so without a GPU."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
 
 from models.errors import ExportRefused
+from service.engine.build import Profile, build_plan
+from service.engine.flavour import load_flavour
+from service.engine.fp16 import to_fp16
+from service.errors import EngineError
 
 # The smallest, usual and largest size of a dynamic axis.
 _PROFILE = (1, 16, 64)
+# How TensorRT-RTX writes down, in the plan, its tensors and the products of more than two dimensions.
+_TENSOR = re.compile(rb'^ *tensor=\{.* name="([^"]+)".* type=(\w+) \}', re.MULTILINE)
+_PRODUCT = re.compile(rb'^ *corrltn=\{ name="([^"]+?)(?: \[profile \d+\])?" .*? input=\{"([^"]+)"', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A graph that was built: layers before fusion, and the bytes of the plan."""
+    """A graph that was built: layers before fusion, the bytes of the plan, the convolutions that compute in INT8 there."""
 
     layers: int
     plan_bytes: int
+    int8: frozenset[str] = frozenset()
 
 
-def build_gate(model: onnx.ModelProto | bytes, *, profile: Sequence[int] = _PROFILE) -> Gate:
-    """Parse and build `model` strongly typed, every dynamic axis from profile[0] to profile[2]; raises ExportRefused with the reason.
+def build_gate(
+    model: onnx.ModelProto | bytes,
+    *,
+    profile: Sequence[int] = _PROFILE,
+    profiles: Sequence[Profile] | None = None,
+    half: bool = False,
+) -> Gate:
+    """Build `model` as the server would on a GPU, every dynamic axis from profile[0] to profile[2], or under `profiles`.
 
-    Neither a GPU nor a compute capability is named: the plan is for none, and never kept.
+    `half`: cast as for --precision fp16, and for INT8 with the rest in half. The plan is for no GPU, and never kept. Raises
+    ExportRefused with the reason, also where TensorRT-RTX computes a quantized convolution in float, which it does silently.
     """
+    data = model if isinstance(model, bytes) else model.SerializeToString()
+    graph = onnx.load_from_string(data).graph
     try:
-        import tensorrt_rtx as trt  # noqa: PLC0415 -- a development package of 95 MB
-    except ImportError:
-        raise ExportRefused(
-            "the TensorRT gate needs tensorrt-rtx, which is not installed; pip install tensorrt-rtx"
-        ) from None
-    logger = _Log(trt)
-    builder = trt.Builder(logger.sink)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger.sink)
-    if not parser.parse(model if isinstance(model, bytes) else model.SerializeToString()):
-        errors = (parser.get_error(index) for index in range(parser.num_errors))
-        reasons = "; ".join(f"{error.node_operator()} {error.node_name()!r}: {error.desc()}" for error in errors)
-        raise ExportRefused(f"TensorRT cannot read the graph: {reasons}; replace the layer that it names")
-    config, shapes = builder.create_builder_config(), builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        shapes.set_shape(
-            tensor.name, *(tuple(size if axis == -1 else axis for axis in tensor.shape) for size in profile)
+        flavour = load_flavour()
+        plan = build_plan(
+            to_fp16(data) if half else data, flavour=flavour, profiles=profiles or (_stretched(graph, profile),)
         )
-    config.add_optimization_profile(shapes)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
+    except EngineError as error:
+        raise ExportRefused(error.detail) from error
+    int8 = _int8(plan.data)
+    lost = sorted(_quantized(graph) - int8)
+    if flavour.rtx and lost:
         raise ExportRefused(
-            f"TensorRT cannot build the graph: {logger.last or 'no reason given'}; replace the layer that it names"
+            f"{flavour} would run {len(lost)} quantized convolutions in float, such as {lost[0]!r}; its Q/DQ is not placed "
+            "as TensorRT wants it: quantize it again with marey-build, and report this"
         )
-    return Gate(network.num_layers, plan.nbytes)
+    return Gate(plan.layers, len(plan.data), int8)
 
 
-class _Log:
-    """Keeps the last error: the builder tells its reasons nowhere else."""
+def _stretched(graph: onnx.GraphProto, sizes: Sequence[int]) -> Profile:
+    """One profile, in which every dynamic axis of every input goes through `sizes`."""
+    shapes = {
+        value.name: [
+            axis.dim_value if axis.HasField("dim_value") else None for axis in value.type.tensor_type.shape.dim
+        ]
+        for value in graph.input
+    }
+    small, usual, large = (
+        {name: tuple(size if axis is None else axis for axis in axes) for name, axes in shapes.items()}
+        for size in sizes
+    )
+    return {name: (small[name], usual[name], large[name]) for name in shapes}
 
-    def __init__(self, trt: object) -> None:
-        keep = self
 
-        class Sink(trt.ILogger):  # type: ignore[name-defined,misc]
-            def __init__(self) -> None:
-                super().__init__()
+def _quantized(graph: onnx.GraphProto) -> set[str]:
+    """The convolutions whose frames and weights both pass Q/DQ."""
+    back = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return {node.name for node in graph.node if node.op_type == "Conv" and back.issuperset(node.input[:2])}
 
-            def log(self, severity: object, message: str) -> None:
-                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):  # type: ignore[attr-defined]
-                    keep.last = message
 
-        self.last = ""
-        self.sink = Sink()
+def _int8(plan: bytes) -> frozenset[str]:
+    """The convolutions that read INT8, wherever in the plan of TensorRT-RTX they stand."""
+    types = dict(_TENSOR.findall(plan))
+    reads = [(name.decode(), types.get(source) == b"int8") for name, source in _PRODUCT.findall(plan)]
+    return frozenset(name for name, _ in reads).difference(name for name, whole in reads if not whole)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from models.errors import ExportRefused
+from models.quantize.placement import assert_placed
 
 _PAIR = {"QuantizeLinear", "DequantizeLinear"}
 _RECURRENT = {"LSTM", "GRU", "RNN"}
@@ -40,7 +41,8 @@ _MOVES = {
 
 
 def assert_legal(model: onnx.ModelProto) -> int:
-    """Raise ExportRefused unless every Q/DQ is int8 with zero-point 0 and a positive scale and none touches a recurrent node.
+    """Raise ExportRefused unless every Q/DQ is int8 with zero-point 0 and a positive scale, none touches a recurrent node, and
+    all stand where engines can use them (`assert_placed`).
 
     Returns the number of QuantizeLinear and DequantizeLinear nodes, which is above 0.
     """
@@ -59,6 +61,7 @@ def assert_legal(model: onnx.ModelProto) -> int:
     for node in pairs:
         _check_pair(node, constants)
     _check_recurrent(graph)
+    assert_placed(graph)
     return len(pairs)
 
 

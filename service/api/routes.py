@@ -62,7 +62,8 @@ async def metrics(state: StateOf) -> Response:
 def _summary(model: Predictor) -> dict[str, Any]:
     manifest = model.manifest
     return {
-        **used(model).model_dump(),
+        **used(model, model.info).model_dump(),
+        "devices": [replica.engine.info.device for replica in model.replicas],
         "tasks": list(manifest.tasks),
         "classes": len(manifest.labels),
         "description": manifest.description,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
+from service.engine.base import EngineInfo
 from service.errors import InvalidParameter
 from service.media.frames import ImageInfo, VideoInfo
 from service.predictor import Answer, Predictor
@@ -112,8 +113,7 @@ def shown(labels: tuple[str, ...], top_k: int | None) -> int:
     return len(labels) if top_k == 0 else min(len(labels), top_k or (len(labels) if len(labels) <= 20 else 5))
 
 
-def used(model: Predictor) -> ModelUsed:
-    info = model.info
+def used(model: Predictor, info: EngineInfo) -> ModelUsed:
     return ModelUsed(
         name=model.manifest.name,
         version=model.manifest.version,
@@ -187,7 +187,7 @@ def _common(
 ) -> dict[str, Any]:
     return {
         "request_id": request_id,
-        "model": used(model),
+        "model": used(model, answer.engine),
         "predictions": top(answer.probabilities, model.manifest.labels, top_k),
         "warnings": list(answer.clip.warnings),
         "timings_ms": {stage: round(milliseconds, 3) for stage, milliseconds in timings.items()},

@@ -33,7 +33,7 @@ class State:
         self.nvml = Nvml()
         self.telemetry.watch_gpus(self.nvml.read)
         self.telemetry.watch(
-            "marey_queue_rows", "Frames and clips waiting for the device.", lambda: self.registry.batcher.queued_rows
+            "marey_queue_rows", "Frames and clips waiting for the device.", lambda: self.registry.queued_rows
         )
         self.telemetry.watch("marey_requests_active", "Classifications in progress.", lambda: self.active)
         self.telemetry.watch("marey_ready", "1 while requests are taken.", lambda: float(self.ready))

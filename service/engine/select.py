@@ -52,6 +52,7 @@ def open_engine(bundle: Bundle, *, name: str = "auto", precision: Choice = "auto
     if name != "auto" and name not in ENGINES:
         raise EngineError(f"there is no engine {name!r} in this version; choose auto, {', '.join(ENGINES)}")
     refused: list[str] = []
+    lacking = False
     for engine_name in ENGINES if name == "auto" else (name,):
         for wanted in _precisions(bundle, ENGINES[engine_name], precision):
             attempt = f"{engine_name} {wanted}"
@@ -61,6 +62,7 @@ def open_engine(bundle: Bundle, *, name: str = "auto", precision: Choice = "auto
                 raise
             except EngineUnavailable as error:
                 refused.append(f"{engine_name}: {error}")
+                lacking = True
                 break  # it lacks the same for every precision
             except EngineError as error:
                 refused.append(f"{attempt}: {error}")
@@ -69,6 +71,8 @@ def open_engine(bundle: Bundle, *, name: str = "auto", precision: Choice = "auto
             for reason in refused:
                 logger.info("bundle %s runs on %s; not on %s", bundle.manifest.name, attempt, reason)
             return Opened(engine, difference, tuple(refused))
+    if lacking and len(refused) == 1:
+        raise EngineUnavailable(f"no engine runs bundle {bundle.manifest.name}: {refused[0]}")
     raise EngineError(f"no engine runs bundle {bundle.manifest.name}: " + "; ".join(refused))
 
 
