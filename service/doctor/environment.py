@@ -1,0 +1,62 @@
+"""The MAREY_ variables as the service would read them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from service.doctor.report import Check, info, no, ok
+from service.settings import Settings
+
+# Read by make and by the tests, and no settings of the service.
+_FOREIGN = frozenset({"MAREY_DATA"})
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The settings; where the environment's cannot be read, the defaults, and `faults` that say why."""
+
+    settings: Settings
+    faults: tuple[Check, ...] = ()
+
+    def checks(self) -> list[Check]:
+        """One line for what is set, and one for each variable that is misspelt or out of range."""
+        set_here = {name: os.environ[name] for name in sorted(os.environ) if name.upper().startswith("MAREY_")}
+        known = [f"MAREY_{field.upper()}" for field in Settings.model_fields]
+        unknown = [_unknown(name, known) for name in set_here if name.upper() not in (*known, *_FOREIGN)]
+        if self.faults:
+            return [*self.faults, *unknown]
+        read = {name: value for name, value in set_here.items() if name.upper() in known}
+        told = ", ".join(f"{name}={value}" for name, value in read.items())
+        return [ok("settings", told or "all at their defaults: no MAREY_ variable is set", **read), *unknown]
+
+
+def given() -> Given:
+    try:
+        return Given(Settings())
+    except ValidationError as error:
+        return Given(
+            _defaults(), tuple(_fault(str(each["loc"][0]), each.get("input"), each["msg"]) for each in error.errors())
+        )
+
+
+def _defaults() -> Settings:
+    fields = Settings.model_fields.items()
+    # Without validation, for that would read the environment again.
+    return Settings.model_construct(**{name: field.get_default(call_default_factory=True) for name, field in fields})
+
+
+def _fault(field: str, value: object, says: str) -> Check:
+    name = f"MAREY_{field.upper()}"
+    return no(name, f"{name} = {value!r}: {says}; the service would not start", f"unset {name}", value=str(value))
+
+
+def _unknown(name: str, known: Iterable[str]) -> Check:
+    near = difflib.get_close_matches(name.upper(), list(known), n=1)
+    if near:
+        return no(name, f"{name} is no setting of the service and has no effect", f"unset {name}; export {near[0]}=…")
+    return info(name, f"{name} is no setting of the service")
