@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import numpy as np
 import pytest
 
-from service.batcher import Batcher
-from service.engine.base import EngineInfo, Stage
-from service.errors import DeadlineExceeded, Draining, EngineError, Overloaded
+from service.batcher import Batcher, Rows
+from service.engine.base import EngineInfo, Outputs, Stage
+from service.errors import DeadlineExceeded, DeviceLost, Draining, EngineError, Overloaded
 
 
 class FakeEngine:
@@ -211,3 +211,97 @@ async def test_closing_answers_those_who_wait_and_refuses_new_ones(engine: FakeE
     with pytest.raises(Draining):
         await batcher.run(engine, "encoder", rows(1), deadline=soon())
     assert not batcher.alive
+
+
+class FakeGpu(FakeEngine):
+    """Works on its own: what was begun is computed when it is waited for, and only while `gate` is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[tuple[str, int]] = []
+        self.lost = False
+
+    def begin(self, stage: Stage, blocks: Sequence[np.ndarray], *, bucket: int) -> Callable[[], Outputs]:
+        if self.lost:
+            raise DeviceLost("GPU 0 has failed; restart the service")
+        rows = np.concatenate(blocks)
+        self.log.append(("begin", len(rows)))
+        self.entered.set()
+        assert len(rows) <= bucket
+        under_way = sum(1 if what == "begin" else -1 for what, _ in self.log)
+        assert under_way <= 2, "more than two batches under way"
+
+        def finish() -> Outputs:
+            outputs = self.run(stage, rows)
+            self.log.append(("finish", len(rows)))
+            return outputs
+
+        return finish
+
+
+@pytest.fixture
+def gpu() -> FakeGpu:
+    return FakeGpu()
+
+
+async def behind_a_first(batcher: Batcher, gpu: FakeGpu, *sizes: int) -> list[Rows]:
+    """Let requests of these sizes wait while the device is busy with one row, then let it go on."""
+    gpu.gate.clear()
+    first = asyncio.create_task(batcher.run(gpu, "encoder", rows(1), deadline=soon()))
+    await asyncio.to_thread(gpu.entered.wait, 10)
+    others = [
+        asyncio.create_task(batcher.run(gpu, "encoder", rows(size, value=size), deadline=soon())) for size in sizes
+    ]
+    await asyncio.sleep(0)
+    gpu.gate.set()
+    await first
+    return await asyncio.gather(*others)
+
+
+async def test_a_full_batch_is_sent_while_the_one_before_computes(batcher: Batcher, gpu: FakeGpu) -> None:
+    answers = await behind_a_first(batcher, gpu, 64, 64)
+    assert gpu.log[2:] == [("begin", 64), ("begin", 64), ("finish", 64), ("finish", 64)]
+    assert all((answer.outputs["features"] == 128).all() for answer in answers)
+
+
+async def test_a_batch_that_can_still_grow_waits_until_the_device_is_free(batcher: Batcher, gpu: FakeGpu) -> None:
+    answers = await behind_a_first(batcher, gpu, 64, 3)
+    assert gpu.log[2:] == [("begin", 64), ("finish", 64), ("begin", 3), ("finish", 3)]
+    assert [answer.outputs["features"][0, 0] for answer in answers] == [128, 6]
+
+
+async def test_rows_that_need_two_batch_sizes_never_join_one_under_way(batcher: Batcher, gpu: FakeGpu) -> None:
+    await behind_a_first(batcher, gpu, 64, 40, 30)  # 40 run as 32 and 8: that is two by itself
+    assert gpu.log[2:4] == [("begin", 64), ("finish", 64)]
+    assert ("encoder", 40) in gpu.batches
+
+
+async def test_a_failure_under_way_reaches_its_own_callers_only(batcher: Batcher, gpu: FakeGpu) -> None:
+    gpu.gate.clear()
+    first = asyncio.create_task(batcher.run(gpu, "encoder", rows(1), deadline=soon()))
+    await asyncio.to_thread(gpu.entered.wait, 10)
+    gpu.fail = True
+    gpu.gate.set()
+    with pytest.raises(EngineError, match="the device is on fire"):
+        await first
+    gpu.fail = False
+    assert (await batcher.run(gpu, "encoder", rows(2), deadline=soon())).batch_size == 2
+    assert batcher.pending_rows == 0
+
+
+async def test_a_lost_device_ends_the_thread_and_answers_everybody(batcher: Batcher, gpu: FakeGpu) -> None:
+    gpu.gate.clear()
+    first = asyncio.create_task(batcher.run(gpu, "encoder", rows(1), deadline=soon()))
+    await asyncio.to_thread(gpu.entered.wait, 10)
+    waiting = [asyncio.create_task(batcher.run(gpu, "encoder", rows(64), deadline=soon())) for _ in range(3)]
+    await asyncio.sleep(0)
+    gpu.lost = True
+    gpu.gate.set()
+    assert (await first).batch_size == 1
+    for task in waiting:
+        with pytest.raises(DeviceLost, match="restart the service"):
+            await task
+    await asyncio.to_thread(batcher._thread.join, 10)
+    assert not batcher.alive
+    with pytest.raises(DeviceLost, match="restart the service"):
+        await batcher.run(gpu, "encoder", rows(1), deadline=soon())
