@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import threading
 import warnings
@@ -34,6 +35,8 @@ class Device:
         self.pci_bus_id: str = device.pci_bus_id()
         self._driver = driver
         self._context = device.retain_primary_context()
+        # Left to PyCUDA's destructor, the context is not released, and a warning about cuCtxDetach ends the program.
+        atexit.register(self._context.detach)
 
     @staticmethod
     def open(ordinal: int) -> Device:

@@ -112,7 +112,8 @@ class TensorRtEngine:
         for this_gpu in (True, False) if self._flavour.rtx else (True,):
             began = time.monotonic()
             try:
-                plans = self._source.build(this_gpu=this_gpu)
+                with self._device.current():  # without a context TensorRT would build for the first GPU
+                    plans = self._source.build(this_gpu=this_gpu)
                 seconds = time.monotonic() - began
                 networks = self._opened(plans)
             except DeviceLost:

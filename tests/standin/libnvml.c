@@ -4,12 +4,14 @@
  *   cc -shared -fPIC -DOLD -o libnvidia-ml.so.1 libnvml.c      one from before the calls were renamed
  *
  * What it does is set by environment variables, read at each call:
- *   NVML_GPUS         how many GPUs (default 1)
- *   NVML_INIT         the code that nvmlInit returns (9: driver not loaded)
- *   NVML_UNSUPPORTED  calls, comma between, that answer "not supported", as under MIG
- *   NVML_LOST         a file; while it exists, the GPU whose index it holds is lost
- *   NVML_DELAY_MS     how long each call takes
- *   NVML_LOG          a file to which each init and shutdown is written
+ *   STANDIN_GPUS              how many GPUs (default 1), as for libcuda
+ *   STANDIN_DRIVER            the CUDA version of the driver (default 13000), as for libcuda
+ *   STANDIN_NVML_BUSES        the PCI bus of each GPU, in hexadecimal, comma between (default 1, 2 …, as libcuda's)
+ *   STANDIN_NVML_INIT         the code that nvmlInit returns (9: driver not loaded)
+ *   STANDIN_NVML_UNSUPPORTED  calls, comma between, that answer "not supported", as under MIG
+ *   STANDIN_NVML_LOST         a file; while it exists, the GPU whose index it holds is lost
+ *   STANDIN_NVML_DELAY_MS     how long each call about a GPU takes
+ *   STANDIN_NVML_LOG          a file to which each init and shutdown is written
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,10 +25,10 @@ struct memory { unsigned long long total, free, used; };
 struct utilization { unsigned gpu, memory; };
 struct temperature { unsigned version, sensor; int celsius; };
 
-static unsigned count(void) { const char *text = getenv("NVML_GPUS"); return text ? (unsigned)atoi(text) : 1; }
+static unsigned count(void) { const char *text = getenv("STANDIN_GPUS"); return text ? (unsigned)atoi(text) : 1; }
 
 static void note(const char *event) {
-    const char *path = getenv("NVML_LOG");
+    const char *path = getenv("STANDIN_NVML_LOG");
     FILE *file = path ? fopen(path, "a") : NULL;
     if (file) { fprintf(file, "%s\n", event); fclose(file); }
 }
@@ -35,7 +37,7 @@ static void note(const char *event) {
 static unsigned index_of(void *device) { return (unsigned)((size_t)device - 1); }
 
 static int enter(const char *name, void *device) {
-    const char *delay = getenv("NVML_DELAY_MS"), *lost = getenv("NVML_LOST"), *unsupported = getenv("NVML_UNSUPPORTED");
+    const char *delay = getenv("STANDIN_NVML_DELAY_MS"), *lost = getenv("STANDIN_NVML_LOST"), *unsupported = getenv("STANDIN_NVML_UNSUPPORTED");
     unsigned which;
     if (delay) usleep((unsigned)atoi(delay) * 1000);
     if (!device || index_of(device) >= count()) return INVALID_ARGUMENT;
@@ -57,7 +59,7 @@ static int put(char *text, unsigned size, const char *value) {
 }
 
 int nvmlInitWithFlags(unsigned flags) {
-    const char *code = getenv("NVML_INIT");
+    const char *code = getenv("STANDIN_NVML_INIT");
     (void)flags;
     note("init");
     return code ? atoi(code) : SUCCESS;
@@ -65,7 +67,11 @@ int nvmlInitWithFlags(unsigned flags) {
 int nvmlShutdown(void) { note("shutdown"); return SUCCESS; }
 const char *nvmlErrorString(int code) { (void)code; return "an error of the stand-in"; }
 int nvmlSystemGetDriverVersion(char *text, unsigned size) { return put(text, size, "590.12.01"); }
-int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 13040; return SUCCESS; }
+int nvmlSystemGetCudaDriverVersion_v2(int *version) {
+    const char *given = getenv("STANDIN_DRIVER");
+    *version = given ? atoi(given) : 13000;
+    return SUCCESS;
+}
 int nvmlDeviceGetCount_v2(unsigned *found) { *found = count(); return SUCCESS; }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
@@ -82,7 +88,9 @@ int nvmlDeviceGetUUID(void *device, char *text, unsigned size) {
 int nvmlDeviceGetPciInfo_v3(void *device, struct pci *pci) {
     ENTER(device);
     memset(pci, 0, sizeof *pci);
-    pci->bus = 0x65 + index_of(device);
+    const char *buses = getenv("STANDIN_NVML_BUSES");
+    for (unsigned i = index_of(device); buses && i; i--) buses = strchr(buses, ',') ? strchr(buses, ',') + 1 : NULL;
+    pci->bus = buses ? (unsigned)strtoul(buses, NULL, 16) : index_of(device) + 1;
     snprintf(pci->bus_id, sizeof pci->bus_id, "00000000:%02X:00.0", pci->bus);
     return SUCCESS;
 }

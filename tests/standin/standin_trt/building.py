@@ -53,36 +53,23 @@ class TimingCache:
 
 
 class Config:
-    """IBuilderConfig: the real one, but for what asks for a GPU."""
+    """IBuilderConfig: the real one, but for what asks for a GPU. Timing caches are the full library's."""
 
     def __init__(self, config: Any, flavour: Flavour, logger: Any) -> None:
-        hidden: dict[str, Any] = {"_config": config, "_flavour": flavour, "_logger": logger, "_profiles": []}
-        hidden |= {"_timings": None, "_capabilities": [] if flavour.rtx else None}
-        self.__dict__.update(hidden)
+        self.__dict__.update(
+            {"_config": config, "_flavour": flavour, "_logger": logger, "_profiles": [], "_timings": None}
+        )
 
     def __getattr__(self, name: str) -> Any:
-        if not self._flavour.rtx and "compute_capabilit" in name:
+        if "compute_capabilit" in name:  # TensorRT-RTX's, below
             raise AttributeError(f"'IBuilderConfig' object has no attribute {name!r}")
         return getattr(self._config, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "num_compute_capabilities" and self._flavour.rtx:
-            self.__dict__["_capabilities"] = [None] * value
-        else:
-            setattr(self._config, name, value)
+        setattr(self._config, name, value)
 
-    def set_compute_capability(self, capability: Any, index: int) -> bool:
-        if not self._flavour.rtx:
-            raise AttributeError("'IBuilderConfig' object has no attribute 'set_compute_capability'")
-        none, alone = real.ComputeCapability.NONE, real.ComputeCapability.CURRENT
-        if (
-            not 0 <= index < len(self._capabilities)
-            or capability == none
-            or (capability == alone and len(self._capabilities) != 1)
-        ):
-            complain(self._logger, f"IBuilderConfig::setComputeCapability: {capability} at {index} is not allowed")
-            return False
-        self._capabilities[index] = capability
+    @property
+    def for_this_gpu(self) -> bool:
         return True
 
     def add_optimization_profile(self, profile: Any) -> int:
@@ -92,8 +79,6 @@ class Config:
         return number
 
     def create_timing_cache(self, serialized_timing_cache: bytes) -> Any:
-        if self._flavour.rtx:
-            return self._config.create_timing_cache(serialized_timing_cache)  # a deprecated no-op there, and says so
         here = self._bound_to()
         data = bytes(serialized_timing_cache)
         try:
@@ -104,8 +89,6 @@ class Config:
             return TimingCache(here, set())
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
-        if self._flavour.rtx:
-            return bool(self._config.set_timing_cache(cache, ignore_mismatch))
         if not isinstance(cache, TimingCache):
             raise TypeError("set_timing_cache(): incompatible function arguments")
         if cache.bound_to != self._bound_to() and not ignore_mismatch:
@@ -115,10 +98,47 @@ class Config:
         return True
 
     def get_timing_cache(self) -> Any:
-        return self._config.get_timing_cache() if self._flavour.rtx else self._timings
+        return self._timings
 
     def _bound_to(self) -> list[str]:
         return [*driver.device()[:2], self._flavour.version]
+
+
+class RtxConfig(Config):
+    """Compute capabilities are noted and not passed on: the real builder would look for the GPU. Timing caches are no-ops there."""
+
+    def __init__(self, config: Any, flavour: Flavour, logger: Any) -> None:
+        super().__init__(config, flavour, logger)
+        self.__dict__["_capabilities"] = []
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "num_compute_capabilities":
+            self.__dict__["_capabilities"] = [None] * value
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def num_compute_capabilities(self) -> int:
+        return len(self._capabilities)
+
+    @property
+    def for_this_gpu(self) -> bool:
+        return real.ComputeCapability.CURRENT in self._capabilities
+
+    def set_compute_capability(self, capability: Any, index: int) -> bool:
+        none, alone = real.ComputeCapability.NONE, real.ComputeCapability.CURRENT
+        fits = capability != none and (capability != alone or len(self._capabilities) == 1)
+        if not fits or not 0 <= index < len(self._capabilities):
+            complain(self._logger, f"IBuilderConfig::setComputeCapability: {capability} at {index} is not allowed")
+            return False
+        self._capabilities[index] = capability
+        return True
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> Any:
+        return self._config.create_timing_cache(serialized_timing_cache)
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        return bool(self._config.set_timing_cache(cache, ignore_mismatch))
 
 
 class Builder:
@@ -132,7 +152,8 @@ class Builder:
         return self._builder.create_network(self._network_flags(flags))
 
     def create_builder_config(self) -> Config:
-        return Config(self._builder.create_builder_config(), self._flavour, self.logger)
+        kind = RtxConfig if self._flavour.rtx else Config
+        return kind(self._builder.create_builder_config(), self._flavour, self.logger)
 
     def create_optimization_profile(self) -> Any:
         return self._builder.create_optimization_profile()
@@ -144,7 +165,7 @@ class Builder:
         onnx = _graphs.get(network)
         if onnx is None:
             raise ValueError("the stand-in runs only networks that were parsed from ONNX")
-        if not driver.has_context() and (not self._flavour.rtx or config._capabilities):
+        if config.for_this_gpu and not driver.has_context():  # TensorRT itself would take the first GPU
             complain(self.logger, "IBuilder::buildSerializedNetwork: no CUDA context is current on this thread")
             return None
         if config._timings is not None:
@@ -155,7 +176,7 @@ class Builder:
         if built is None:
             return None
         counters.built += 1
-        gpu, capability = driver.device()[:2] if driver.has_context() else ("", "")
+        gpu, capability = driver.device()[:2] if config.for_this_gpu else ("", "")
         ends = [(network.get_input(i), True) for i in range(network.num_inputs)]
         ends += [(network.get_output(i), False) for i in range(network.num_outputs)]
         return HostMemory(

@@ -100,12 +100,6 @@ class ExecutionContext:
         else:
             self._scratch, self._scratch_bytes = memory, size
 
-    def is_stream_capturable(self, stream: int) -> bool:
-        if self._config is None:
-            raise AttributeError("'IExecutionContext' object has no attribute 'is_stream_capturable'")
-        waits = self._config.dynamic_shapes_kernel_specialization_strategy == _KERNELS.LAZY and not self._settled
-        return bool(stream) and not waits and self._config.cuda_graph_strategy == real.CudaGraphStrategy.DISABLED
-
     def execute_async_v3(self, stream_handle: int) -> bool:
         if reason := self._unready():
             return self._no(f"enqueueV3: {reason}")
@@ -196,6 +190,15 @@ class ExecutionContext:
         driver.forget(getattr(self, "_jobs", set()))
         if getattr(self, "_own", 0) and driver.free(self._own):
             complain(self.engine.logger, "a context was destroyed without its CUDA context: its device memory is lost")
+
+
+class RtxExecutionContext(ExecutionContext):
+    """What only TensorRT-RTX has."""
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        assert self._config is not None
+        waits = self._config.dynamic_shapes_kernel_specialization_strategy == _KERNELS.LAZY and not self._settled
+        return bool(stream) and not waits and self._config.cuda_graph_strategy == real.CudaGraphStrategy.DISABLED
 
 
 class _Run:

@@ -11,7 +11,7 @@ import tensorrt_rtx_bindings as real
 
 from standin_trt import Flavour, complain, counters, driver
 from standin_trt.compiled import RuntimeConfig
-from standin_trt.context import ExecutionContext
+from standin_trt.context import ExecutionContext, RtxExecutionContext
 from standin_trt.plan import Corrupt, Plan
 
 _STRATEGIES = real.ExecutionContextAllocationStrategy
@@ -53,7 +53,7 @@ class Runtime:
             )
             return None
         try:
-            engine = CudaEngine(plan, self._flavour, self.logger)
+            engine = (RtxCudaEngine if self._flavour.rtx else CudaEngine)(plan, self._flavour, self.logger)
         except MemoryError as error:
             complain(self.logger, f"IRuntime::deserializeCudaEngine: Error Code 2: OutOfMemory ({error})")
             return None
@@ -113,24 +113,17 @@ class CudaEngine:
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Any]:
         return [real.Dims(shape) for shape in self.plan.profiles[profile_index][name]]
 
-    def create_runtime_config(self) -> RuntimeConfig:
-        if not self.flavour.rtx:
-            raise AttributeError("'ICudaEngine' object has no attribute 'create_runtime_config'")
-        return RuntimeConfig(self.flavour, self.logger)
-
-    def create_execution_context(self, strategy: Any = _STRATEGIES.STATIC, **named: Any) -> ExecutionContext | None:
-        """An allocation strategy, or with TensorRT-RTX a runtime configuration. None where memory does not suffice."""
-        given = named.pop("runtime_config", strategy)
-        config = given if isinstance(given, RuntimeConfig) and self.flavour.rtx else None
-        if named or (config is None and not isinstance(given, _STRATEGIES)):
+    def create_execution_context(self, strategy: Any = _STRATEGIES.STATIC) -> ExecutionContext | None:
+        """None where memory does not suffice."""
+        if not isinstance(strategy, _STRATEGIES):
             raise TypeError("create_execution_context(): incompatible function arguments")
-        if config is None and self.flavour.rtx:
-            config = self.create_runtime_config()
-            config.set_execution_context_allocation_strategy(given)
+        return self._context(ExecutionContext, None, strategy)
+
+    def _context(
+        self, kind: type[ExecutionContext], config: RuntimeConfig | None, strategy: Any
+    ) -> ExecutionContext | None:
         try:
-            return ExecutionContext(
-                self, config, given if config is None else config.get_execution_context_allocation_strategy()
-            )
+            return kind(self, config, strategy)
         except MemoryError as error:
             complain(self.logger, f"ICudaEngine::createExecutionContext: Error Code 2: OutOfMemory ({error})")
             return None
@@ -138,6 +131,25 @@ class CudaEngine:
     def __del__(self) -> None:
         if getattr(self, "_weights", 0) and driver.free(self._weights):
             complain(self.logger, "an engine was destroyed without its CUDA context: its device memory is lost")
+
+
+class RtxCudaEngine(CudaEngine):
+    """What only TensorRT-RTX has."""
+
+    def create_runtime_config(self) -> RuntimeConfig:
+        return RuntimeConfig(self.flavour, self.logger)
+
+    def create_execution_context(
+        self, strategy: Any = _STRATEGIES.STATIC, *, runtime_config: RuntimeConfig | None = None
+    ) -> ExecutionContext | None:
+        """With an allocation strategy or a configuration, by position or by name."""
+        config = strategy if isinstance(strategy, RuntimeConfig) else runtime_config
+        if config is None:
+            if not isinstance(strategy, _STRATEGIES):
+                raise TypeError("create_execution_context(): incompatible function arguments")
+            config = self.create_runtime_config()
+            config.set_execution_context_allocation_strategy(strategy)
+        return self._context(RtxExecutionContext, config, config.get_execution_context_allocation_strategy())
 
 
 def _symbols(graph: bytes) -> dict[str, list[int | str]]:
