@@ -55,6 +55,10 @@ class EngineRefused(EngineError):
     """What is in the cache is not the engine that is asked for; the message says why."""
 
 
+class EngineAbsent(EngineRefused):
+    """Nor anything that was meant for this bundle at this precision."""
+
+
 class EngineCache:
     """Files by key below `root`; without `root` below `$XDG_CACHE_HOME/marey/engines`."""
 
@@ -68,7 +72,7 @@ class EngineCache:
         """The files `names` of the engine of that key, all of them verified. Raises EngineRefused with the reason."""
         folder = self.folder(key)
         if not folder.is_dir():
-            raise EngineRefused(self._why_none(key))
+            raise self._absent(key)
         return {name: self._read(folder / name, key.fields) for name in names}
 
     def save(self, key: EngineKey, files: Mapping[str, bytes], **notes: object) -> Path:
@@ -142,7 +146,7 @@ class EngineCache:
             raise EngineRefused(f"{file} can be written by everybody on this machine; chmod o-w it and its folder")
         return data
 
-    def _why_none(self, key: EngineKey) -> str:
+    def _absent(self, key: EngineKey) -> EngineRefused:
         """The engine of the same bundle and precision that comes nearest, and what is different about it."""
         nearest: list[str] = []
         for sidecar in sorted(self.root.glob("*/*.plan" + _SIDECAR)):
@@ -153,8 +157,8 @@ class EngineCache:
             if found.get("bundle") == key.bundle and found.get("precision") == key.precision:
                 nearest.append(_differing(found, key.fields))
         if not nearest:
-            return f"none is cached for {key.bundle} {key.precision}"
-        return f"the cached one was built for {min(nearest, key=len)}"
+            return EngineAbsent(f"none is cached for {key.bundle} {key.precision}")
+        return EngineRefused(f"the cached one was built for {min(nearest, key=len)}")
 
 
 def default_root() -> Path:

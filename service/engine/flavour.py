@@ -69,6 +69,7 @@ class Log:
         }
         target = logging.getLogger(f"{__name__}.{flavour.name}")
         complaints: list[str] = []
+        said: set[str] = set()
 
         class Sink(base):  # type: ignore[misc]  # a class of the module that was imported just now
             def __init__(self) -> None:
@@ -81,6 +82,9 @@ class Log:
                 if level == logging.ERROR:
                     complaints.append(message)
                     level = logging.DEBUG  # whoever called raises it as EngineError
+                elif message in said:
+                    level = logging.DEBUG  # the same for every layer
+                said.add(message)
                 target.log(level, "%s", message)
 
         self.sink = Sink()

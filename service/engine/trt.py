@@ -16,6 +16,7 @@ from service.bundle.manifest import Precision
 from service.bundle.store import Bundle
 from service.engine.base import EngineInfo, Outputs, Place, Stage
 from service.engine.buckets import BUCKETS, buckets_for
+from service.engine.cache import EngineAbsent
 from service.engine.cuda import Device
 from service.engine.flavour import load_flavour, log_of
 from service.engine.network import SLOTS, Network
@@ -101,8 +102,11 @@ class TensorRtEngine:
         except DeviceLost:
             raise
         except EngineError as error:
-            logger.warning(
-                "bundle %s: a TensorRT engine is built, which can take minutes: %s", self._bundle.manifest.name, error
+            logger.log(
+                logging.INFO if isinstance(error, EngineAbsent) else logging.WARNING,
+                "bundle %s: a TensorRT engine is built, which can take minutes: %s",
+                self._bundle.manifest.name,
+                error,
             )
             return None
 
