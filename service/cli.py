@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -16,7 +18,10 @@ from pydantic import ValidationError
 
 from service import __version__
 from service.bundle.describe import describe
+from service.bundle.manifest import Precision
 from service.bundle.store import open_bundle
+from service.engine.base import Place
+from service.engine.buckets import BUCKETS
 from service.errors import MareyError
 from service.settings import Settings
 
@@ -53,7 +58,7 @@ def _settings(**flags: Any) -> Settings:
 
 _engine = click.option(
     "--engine",
-    type=click.Choice(["auto", "openvino", "onnxruntime"]),
+    type=click.Choice(["auto", "tensorrt", "openvino", "onnxruntime"]),
     help="What runs the networks; a named one runs or fails.",
 )
 _precision = click.option("--precision", type=click.Choice(["auto", "int8", "fp16", "fp32"]), help="Of the encoder.")
@@ -71,7 +76,7 @@ def main() -> None:
 @click.option("--port", type=int, help="Port to listen on (default 8000; 0 takes a free one).")
 @_engine
 @_precision
-@click.option("--devices", help="GPUs to use, such as 0,1. This version runs on CPUs only.")
+@click.option("--devices", help="GPUs to use, by CUDA's numbers, such as 0,1 (default: the first, where there is one).")
 @_one_sentence
 def serve(
     bundles: tuple[Path, ...],
@@ -82,11 +87,11 @@ def serve(
     devices: str | None,
 ) -> int:
     """Serve BUNDLES over HTTP; without any, those that ship. Every setting can also come from MAREY_… variables."""
-    if devices is not None:
-        raise click.UsageError(f"--devices {devices} names GPUs, and this version has no GPU engine yet; leave it out")
     from service import server  # noqa: PLC0415  # FastAPI and OpenCV take a second that no other command needs
 
-    return server.run(_settings(bundles=bundles, host=host, port=port, engine=engine, precision=precision))
+    return server.run(
+        _settings(bundles=bundles, host=host, port=port, engine=engine, precision=precision, devices=devices)
+    )
 
 
 @main.command("classify")
@@ -151,6 +156,109 @@ def inspect(bundle: Path, as_json: bool) -> None:
     """Verify BUNDLE, every hash of it, and describe it."""
     opened = open_bundle(bundle)
     click.echo(opened.manifest.model_dump_json(indent=2, exclude_none=True) if as_json else describe(opened))
+
+
+@main.command()
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.option("--engine", "engines", multiple=True, help="Only this one; repeatable. torch: the same network in torch.")
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["int8", "fp16", "fp32"]),
+    help="Only this; repeatable.",
+)
+@click.option(
+    "--batch",
+    "batches",
+    multiple=True,
+    type=click.Choice([str(rows) for rows in BUCKETS]),
+    help="Frames in one run of the encoder, repeatable; default: all up to the largest that pays.",
+)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.05), default=2.0, show_default=True, help="For each configuration."
+)
+@click.option(
+    "--rounds", type=click.IntRange(min=2), default=6, show_default=True, help="Turns that these are cut into."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads (default: all that this process may use).")
+@click.option("--device", type=click.IntRange(min=0), default=0, help="GPU, by its number.")
+@click.option(
+    "--torch-mode",
+    type=click.Choice(["auto", "eager", "default", "reduce-overhead", "max-autotune"]),
+    default="auto",
+    help="auto: max-autotune on a GPU, eager on a CPU.",
+)
+@click.option("--json", "json_to", metavar="FILE|-", help="Also write the figures as JSON; - prints them and no table.")
+@_one_sentence
+def bench(
+    bundle: Path | None,
+    engines: tuple[str, ...],
+    precisions: tuple[Precision, ...],
+    batches: tuple[str, ...],
+    seconds: float,
+    rounds: int,
+    threads: int | None,
+    device: int,
+    torch_mode: str,
+    json_to: str | None,
+) -> None:
+    """Measure BUNDLE on every engine that runs here, at every precision, beside torch: latency, frames a second, noise."""
+    from service.bench.engines import TORCH, Plan, compare  # noqa: PLC0415  # the other commands do without
+    from service.bench.report import engine_table  # noqa: PLC0415
+    from service.engine.select import ENGINES  # noqa: PLC0415
+
+    if bundle is None:
+        raise click.UsageError("name the BUNDLE to measure")
+    if unknown := sorted(set(engines) - {*ENGINES, TORCH}):
+        raise click.BadParameter(f"there is no engine {unknown[0]!r}; choose from {', '.join(ENGINES)} and {TORCH}")
+    settings = _settings(threads=threads, log_level="error")  # what does not run is in the table
+    plan = Plan(
+        engines=engines,
+        precisions=precisions,
+        batches=tuple(sorted({int(rows) for rows in batches})),
+        seconds=seconds,
+        rounds=rounds,
+        torch_mode=torch_mode,  # type: ignore[arg-type]  # click has checked it
+    )
+    place = Place(
+        threads=settings.threads,
+        device=device,
+        engine_cache=settings.engine_cache,
+        progress=lambda phase, share: _status(f"building the engine: {phase}, {share:.0%}"),
+    )
+    report = compare(
+        open_bundle(bundle), plan=plan, place=place, command=shlex.join(["marey", *sys.argv[1:]]), tell=_status
+    )
+    _status("")
+    document = report.model_dump_json(indent=2) + "\n"
+    if json_to == "-":
+        click.echo(document, nl=False)
+        return
+    click.echo(engine_table(report))
+    if json_to is not None:
+        Path(json_to).write_text(document, encoding="utf-8")
+
+
+def _status(text: str) -> None:
+    """One line that overwrites itself, for who watches; a file gets none of it."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one document with everything that was found.")
+@_one_sentence
+def doctor(as_json: bool) -> int:
+    """Say what can run on this machine, what cannot, why, and the remedy. Exit code 0 if at least one engine runs."""
+    from service.doctor.examine import examine  # noqa: PLC0415  # no other command needs it
+    from service.doctor.report import render  # noqa: PLC0415
+
+    report = examine(progress=_status)
+    _status("")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    click.echo(report.model_dump_json(indent=2) if as_json else render(report, width=width))
+    return 0 if report.ok else 1
 
 
 def _lines(result: dict[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""Measure: engines beside each other and beside torch, and the service under load."""
