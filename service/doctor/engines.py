@@ -15,10 +15,6 @@ from service.settings import Settings
 # TensorRT may have to build first, which takes minutes on a small GPU.
 _PATIENCE_S = {"tensorrt": 1200.0}
 _DEFAULT_PATIENCE_S = 180.0
-_REMEDY = {
-    "openvino": "pip install --force-reinstall openvino",
-    "onnxruntime": "pip install --force-reinstall onnxruntime",
-}
 
 
 def engines(
@@ -60,6 +56,9 @@ def _try(
     if not bundles:
         says = "not tried: there is no whole bundle to run"
         return no(name, says, "mend the bundles above, or unset MAREY_BUNDLES", engine=engine, ran=False, reason=says)
+    # Without its parts it cannot run, and asking could take as long as a build may take.
+    if missing := [check for check in parts if check.state == "no"]:
+        return _without(name, engine, missing)
     question = partial(
         trial,
         bundles[0],
@@ -72,7 +71,7 @@ def _try(
     try:
         answer = ask(question, timeout_s=_PATIENCE_S.get(engine, _DEFAULT_PATIENCE_S))
     except NoAnswer as error:
-        return _cannot(name, engine, str(error), parts)
+        return _failed(name, engine, str(error))
     return _ran(name, engine, answer)
 
 
@@ -101,20 +100,13 @@ def _ran(name: str, engine: str, trial: Trial) -> Check:
     )
 
 
-def _cannot(name: str, engine: str, reason: str, parts: Sequence[Check]) -> Check:
-    """What is missing below the engine explains it better than the engine's own complaint."""
-    missing = [check for check in parts if check.state == "no"]
-    if missing:
-        others = (
-            f"; nor is {' or '.join(check.name for check in missing[1:])} in order, see above" if missing[1:] else ""
-        )
-        says = f"cannot run, because {missing[0].says}{others}"
-        return no(name, says, missing[0].remedy or "", engine=engine, ran=False, reason=reason)
+def _without(name: str, engine: str, missing: Sequence[Check]) -> Check:
+    others = f"; nor is {' or '.join(check.name for check in missing[1:])} in order, see above" if missing[1:] else ""
+    says = f"cannot run, because {missing[0].says}{others}"
+    return no(name, says, missing[0].remedy or "", engine=engine, ran=False, reason=says)
+
+
+def _failed(name: str, engine: str, reason: str) -> Check:
     said, _, advice = reason.rpartition("; ")
-    return no(
-        name,
-        f"cannot run, because {said or reason}",
-        _REMEDY.get(engine, advice or "nvidia-smi"),
-        ran=False,
-        reason=reason,
-    )
+    remedy = advice if said else f"MAREY_LOG_LEVEL=debug marey serve --engine {engine}"
+    return no(name, f"does not run: {said or reason}", remedy, engine=engine, ran=False, reason=reason)

@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -18,7 +19,7 @@ _FOREIGN = frozenset({"MAREY_DATA"})
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The settings; where the environment's cannot be read, the defaults, and `faults` that say why."""
+    """The settings, with the defaults in place of those that are refused; `faults` say why these are."""
 
     settings: Settings
     faults: tuple[Check, ...] = ()
@@ -39,15 +40,12 @@ def given() -> Given:
     try:
         return Given(Settings())
     except ValidationError as error:
-        return Given(
-            _defaults(), tuple(_fault(str(each["loc"][0]), each.get("input"), each["msg"]) for each in error.errors())
-        )
-
-
-def _defaults() -> Settings:
-    fields = Settings.model_fields.items()
-    # Without validation, for that would read the environment again.
-    return Settings.model_construct(**{name: field.get_default(call_default_factory=True) for name, field in fields})
+        faults = {str(each["loc"][0]): (each.get("input"), each["msg"]) for each in error.errors()}
+    # What is given by name goes before the environment: the other variables still count.
+    defaults: dict[str, Any] = {
+        name: Settings.model_fields[name].get_default(call_default_factory=True, validated_data={}) for name in faults
+    }
+    return Given(Settings(**defaults), tuple(_fault(name, *fault) for name, fault in faults.items()))
 
 
 def _fault(field: str, value: object, says: str) -> Check:

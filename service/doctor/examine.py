@@ -67,18 +67,22 @@ def examine(*, progress: Callable[[str], None] = lambda _: None, timeout_s: floa
     sections = _Sections()
     sections.add("settings", given.checks)
     sections.add("machine", lambda: machine.machine(threads=settings.threads))
-    parts = [
-        *sections.add(
-            "gpu", lambda: gpu.gpus(answers.reading, cuda=answers.cuda, seen=gpu.seen(), ordinals=answers.ordinals)
-        )
-    ]
-    driver_remedy = next((check.remedy for check in parts if check.state == "no"), None)
-    parts += sections.add(
-        "tensorrt", lambda: packages.tensorrt(answers.tensorrt, in_use=answers.in_use, reading=answers.reading)
+    cards = sections.add(
+        "gpu", lambda: gpu.gpus(answers.reading, cuda=answers.cuda, seen=gpu.seen(), ordinals=answers.ordinals)
     )
-    parts += sections.add("pycuda", lambda: packages.pycuda(answers.pycuda, gpu_remedy=driver_remedy))
-    sections.add("openvino", lambda: packages.openvino(answers.openvino))
-    sections.add("onnxruntime", lambda: packages.onnxruntime(answers.onnxruntime))
+    driver_remedy = next((check.remedy for check in cards if check.state == "no"), None)
+    flavours = sections.add(
+        "tensorrt", lambda: packages.tensorrt(answers.tensorrt, in_use=answers.in_use, cuda=answers.cuda.version)
+    )
+    pycuda = sections.add("pycuda", lambda: packages.pycuda(answers.pycuda, gpu_remedy=driver_remedy))
+    # NVML is for metrics, and of the flavours one is enough.
+    needed = [check for check in cards if check.name != "nvml"]
+    needed += [check for check in flavours if answers.in_use in (None, check.name)]
+    parts = {
+        "tensorrt": (*needed, *pycuda),
+        "openvino": sections.add("openvino", lambda: packages.openvino(answers.openvino)),
+        "onnxruntime": sections.add("onnxruntime", lambda: packages.onnxruntime(answers.onnxruntime)),
+    }
     sections.add("opencv", lambda: media.opencv(answers.media))
     sections.add("images", lambda: media.images(answers.media))
     bundles = storage.Bundles([], ())
@@ -91,14 +95,7 @@ def examine(*, progress: Callable[[str], None] = lambda _: None, timeout_s: floa
     sections.add("bundles", look_at_bundles)
     sections.add("cache", lambda: storage.cache(settings.engine_cache))
     sections.add(
-        "engines",
-        lambda: engines.engines(
-            bundles.servable,
-            settings=settings,
-            # NVML is for metrics: no engine needs it.
-            parts={"tensorrt": [check for check in parts if check.name != "nvml"]},
-            progress=progress,
-        ),
+        "engines", lambda: engines.engines(bundles.servable, settings=settings, parts=parts, progress=progress)
     )
     ran = sections.found["engines"]
     return Report(

@@ -9,7 +9,6 @@ from service.doctor.gpu import OLDEST_DRIVER
 from service.doctor.report import Check, Fact, info, no, ok
 from service.engine.flavour import PACKAGES, Name
 from service.engine.probe import OnnxRuntime, OpenVino, Package, PyCuda, installed
-from service.nvml import Reading
 
 _TITLES: dict[str, str] = {str(name): title for name, title in PACKAGES.items()}
 _GPU_EXTRA = "make gpu (in a checkout), or pip install 'marey[gpu]'"
@@ -21,24 +20,24 @@ def tensorrt(
     answers: Mapping[Name, Package | NoAnswer],
     *,
     in_use: str | None,
-    reading: Reading,
+    cuda: tuple[int, int] | None,
 ) -> list[Check]:
-    """Both flavours; one of them is enough, so that the other may be missing."""
-    return [_flavour(name, answer, in_use, reading) for name, answer in answers.items()]
+    """Both flavours; one of them is enough, so that the other may be missing. `cuda`: the latest that the driver supports."""
+    return [_flavour(name, answer, in_use, cuda) for name, answer in answers.items()]
 
 
-def _flavour(name: Name, answer: Package | NoAnswer, in_use: str | None, reading: Reading) -> Check:
+def _flavour(name: Name, answer: Package | NoAnswer, in_use: str | None, cuda: tuple[int, int] | None) -> Check:
     if isinstance(answer, NoAnswer):
         return _no_flavour(name, answer, in_use)
     title, distribution = _TITLES[name], name.replace("_", "-")
     facts: dict[str, Fact] = {"version": answer.version, "cuda": answer.cuda, "in_use": name == in_use}
     says = f"{title} {answer.version}, built for CUDA {answer.cuda or '(its distribution does not say which)'}"
-    if answer.cuda is not None and reading.cuda is not None and reading.cuda[0] < answer.cuda:
+    if answer.cuda is not None and cuda is not None and cuda[0] < answer.cuda:
         needs = f"{OLDEST_DRIVER[answer.cuda]} or newer" if answer.cuda in OLDEST_DRIVER else "a newer one"
         return no(
             name,
-            f"{says}: the driver {reading.driver} supports CUDA {reading.cuda[0]}.{reading.cuda[1]} at most",
-            f"upgrade NVIDIA's driver ({needs}), or pip install {distribution}-cu{reading.cuda[0]}",
+            f"{says}: the driver supports CUDA {cuda[0]}.{cuda[1]} at most",
+            f"upgrade NVIDIA's driver ({needs}), or pip install {distribution}-cu{cuda[0]}",
             **facts,
         )
     if in_use is None:

@@ -104,7 +104,7 @@ def pycuda() -> PyCuda:
     driver.init()
     version = driver.get_driver_version()
     return PyCuda(
-        version=importlib.metadata.version("pycuda"),
+        version=importlib.import_module("pycuda").VERSION_TEXT,
         built_for=(driver.get_version()[0], driver.get_version()[1]),
         driver=(version // 1000, version % 1000 // 10),
         devices=tuple(driver.Device(number).pci_bus_id() for number in range(driver.Device.count())),
