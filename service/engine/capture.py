@@ -22,9 +22,11 @@ class Graph:
         graph = ctypes.c_void_p()
         try:
             work()
-        finally:  # the stream must leave capture whatever happened, or nothing runs on it any more
-            ended = driver.cuStreamEndCapture(stream, ctypes.byref(graph))
-        _check(ended, "cuStreamEndCapture")
+        except BaseException:  # the stream must leave capture whatever happened, or nothing runs on it any more
+            if not driver.cuStreamEndCapture(stream, ctypes.byref(graph)):
+                driver.cuGraphDestroy(graph)
+            raise
+        _check(driver.cuStreamEndCapture(stream, ctypes.byref(graph)), "cuStreamEndCapture")
         self._executable = ctypes.c_void_p()
         made = driver.cuGraphInstantiateWithFlags(ctypes.byref(self._executable), graph, ctypes.c_ulonglong(0))
         driver.cuGraphDestroy(graph)

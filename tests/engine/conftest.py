@@ -46,7 +46,7 @@ def _compile(folder: Path) -> Machine:
         lines = (f'__attribute__((weak, visibility("default"))) int {name}(void) {{ return 801; }}' for name in names)
         rest.write_text("\n".join(lines))
     sources = [*sorted((_STANDIN / "libcuda").glob("*.c")), rest]
-    command = "gcc -std=gnu11 -O1 -Wall -Wextra -Werror -fvisibility=hidden -shared -fPIC -pthread -Wl,-soname,libcuda.so.1 -o"
+    command = "gcc -std=gnu11 -O1 -fvisibility=hidden -shared -fPIC -pthread -Wl,-soname,libcuda.so.1 -o"
     subprocess.run([*command.split(), folder / "libcuda.so.1", *sources], check=True)
     return Machine(folder)
 
@@ -64,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("standin") and _INSIDE not in os.environ:
-            item.fixturenames.insert(0, "machine")  # type: ignore[attr-defined]
+            item.fixturenames = ["machine"]  # type: ignore[attr-defined]  # its own fixtures are set up in there
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:

@@ -83,7 +83,9 @@ static int perform(Stream *stream, Op *op) {
         for (size_t i = 0; i + (size_t)op->width <= op->bytes; i += (size_t)op->width) memcpy(to + i, &op->value, (size_t)op->width);
         return SUCCESS;
     case CALL: {
+        const char *fault = getenv("STANDIN_FAULT"); /* which kernel of the process goes out of bounds, and all after it */
         counters.calls++;
+        if (fault && *fault && counters.calls >= atol(fault)) return ILLEGAL_ADDRESS;
         stream->busy = 1;
         pthread_mutex_unlock(&mutex); /* it may be Python, which wants its own lock */
         int code = op->call(op->argument);
