@@ -117,7 +117,6 @@ class TensorRtEngine:
             began = time.monotonic()
             try:
                 with self._device.current():  # without a context TensorRT would build for the first GPU
-                    with self._device.current():  # TensorRT builds for the device that is current
                     plans = self._source.build(this_gpu=this_gpu)
                 seconds = time.monotonic() - began
                 networks = self._opened(plans)
