@@ -25,11 +25,11 @@ _QDQ_OPSET, _QDQ_IR = 19, 9
 # DequantizeLinear gives the type of its scale, so half convolutions need half scales, or casts behind float32 ones.
 # TensorRT-RTX 1.7.1 builds the same INT8 kernels for both (all 49 convolutions of `imagenet`), and of half scales warns that it
 # converts them back to float32: what is lost is their rounding, 1 part in 2048. The full library matches patterns of Q/DQ
-# around a product, in which its own tools write half scales and no Cast; `output_dtype` of opset 23, the third way, its
-# parsers before 11 take for a contradiction of the zero-point. Hence half scales.
+# around a product, in which its maker's own tools write half scales and no Cast; and `output_dtype` of opset 23, the third
+# way, one published parser takes for a contradiction of the zero-point. Hence half scales.
 # Half holds no scale below 2^-24, TensorRT refuses one of 0, and half the convolutions of `imagenet` have a channel that
 # training let die, with scales down to 1e-9: such weights are quantized anew to 2^-17, which moves them by 4e-6 at most.
-# A scale for a whole tensor must be a scalar. Of shape [1], TensorRT-RTX silently runs its convolution in half.
+# A scale for a whole tensor must be a scalar. Of shape [1], TensorRT-RTX silently runs its convolution in float.
 
 
 def to_fp16(model: bytes) -> bytes:
@@ -234,7 +234,7 @@ class _Cast:
 def _float_tensors(onnx: ModuleType, proto: Any) -> set[str]:
     """The names of all tensors that are float32."""
     try:
-        graph = onnx.shape_inference.infer_shapes(proto).graph
+        graph = onnx.shape_inference.infer_shapes(proto, check_type=True).graph
     except onnx.shape_inference.InferenceError as error:
         raise EngineError(f"the graph's types do not fit ({_line(error)}); export the bundle again") from error
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info)}
