@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import click
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from service import __version__
 from service.bundle.describe import describe
-from service.bundle.manifest import Precision
 from service.bundle.store import open_bundle
-from service.engine.base import Place
 from service.engine.buckets import BUCKETS
 from service.errors import MareyError
 from service.settings import Settings
@@ -160,6 +158,16 @@ def inspect(bundle: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.option("--url", help="Measure the service there under load, such as http://127.0.0.1:8000.")
+@click.option(
+    "--http", is_flag=True, help="Serve BUNDLE and measure that, against a loop in one process on the same cores."
+)
+@click.option(
+    "--file", type=click.Path(exists=True, path_type=Path), help="What to post: an image, a video or a folder of them."
+)
+@click.option(
+    "--concurrency", "levels", multiple=True, type=click.IntRange(1, 1024), help="Requests at a time; repeatable."
+)
 @click.option("--engine", "engines", multiple=True, help="Only this one; repeatable. torch: the same network in torch.")
 @click.option(
     "--precision",
@@ -176,7 +184,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
     help="Frames in one run of the encoder, repeatable; default: all up to the largest that pays.",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(min=0.05), default=2.0, show_default=True, help="For each configuration."
+    "--seconds", type=click.FloatRange(min=0.05), help="For each configuration (default 2; for each level of load 12)."
 )
 @click.option(
     "--rounds", type=click.IntRange(min=2), default=6, show_default=True, help="Turns that these are cut into."
@@ -193,49 +201,39 @@ def inspect(bundle: Path, as_json: bool) -> None:
 @_one_sentence
 def bench(
     bundle: Path | None,
-    engines: tuple[str, ...],
-    precisions: tuple[Precision, ...],
-    batches: tuple[str, ...],
-    seconds: float,
-    rounds: int,
-    threads: int | None,
-    device: int,
-    torch_mode: str,
+    url: str | None,
+    http: bool,
+    file: Path | None,
+    levels: tuple[int, ...],
     json_to: str | None,
+    **wishes: Any,
 ) -> None:
-    """Measure BUNDLE on every engine that runs here, at every precision, beside torch: latency, frames a second, noise."""
-    from service.bench.engines import TORCH, Plan, compare  # noqa: PLC0415  # the other commands do without
-    from service.bench.report import engine_table  # noqa: PLC0415
-    from service.engine.select import ENGINES  # noqa: PLC0415
+    """Measure BUNDLE on every engine that runs here, at every precision, beside torch; or a service under load.
 
-    if bundle is None:
-        raise click.UsageError("name the BUNDLE to measure")
-    if unknown := sorted(set(engines) - {*ENGINES, TORCH}):
-        raise click.BadParameter(f"there is no engine {unknown[0]!r}; choose from {', '.join(ENGINES)} and {TORCH}")
-    settings = _settings(threads=threads, log_level="error")  # what does not run is in the table
-    plan = Plan(
-        engines=engines,
-        precisions=precisions,
-        batches=tuple(sorted({int(rows) for rows in batches})),
-        seconds=seconds,
-        rounds=rounds,
-        torch_mode=torch_mode,  # type: ignore[arg-type]  # click has checked it
-    )
-    place = Place(
-        threads=settings.threads,
-        device=device,
-        engine_cache=settings.engine_cache,
-        progress=lambda phase, share: _status(f"building the engine: {phase}, {share:.0%}"),
-    )
-    report = compare(
-        open_bundle(bundle), plan=plan, place=place, command=shlex.join(["marey", *sys.argv[1:]]), tell=_status
-    )
+    All that is compared is measured in turns within one run; the noise is what the rounds differ by.
+    """
+    from service.bench.command import of_bundle, of_service  # noqa: PLC0415  # the other commands do without
+
+    if (bundle is None) == (url is None):
+        raise click.UsageError("name the BUNDLE to measure, or the --url of a service, and not both")
+    if url is None and not http and (file or levels):
+        raise click.UsageError("--file and --concurrency are for a service; give --http or --url with them")
+    settings = _settings(threads=wishes["threads"], log_level="error")  # what does not run is in the table
+    command = shlex.join(["marey", *sys.argv[1:]])
+    report: BaseModel
+    if url is not None or http:
+        report, table = of_service(
+            bundle, url=url, file=file, levels=levels, wishes=wishes, settings=settings, command=command, tell=_status
+        )
+    else:
+        assert bundle is not None
+        report, table = of_bundle(bundle, wishes=wishes, settings=settings, command=command, tell=_status)
     _status("")
     document = report.model_dump_json(indent=2) + "\n"
     if json_to == "-":
         click.echo(document, nl=False)
         return
-    click.echo(engine_table(report))
+    click.echo(table)
     if json_to is not None:
         Path(json_to).write_text(document, encoding="utf-8")
 
