@@ -7,6 +7,7 @@ the other. Uploads, computing and downloads have a stream each; events between t
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -80,7 +81,9 @@ class Network:
             try:
                 self._open(kernels)
                 self._warm()
-            except BaseException:
+            except BaseException as error:
+                # The frames that it came through hold contexts of the engine, which must end while the device's is current.
+                traceback.clear_frames(error.__traceback__)
                 self._free()
                 raise
 
