@@ -120,8 +120,8 @@ class Nvml:
             if library is not None:
                 try:
                     library.nvmlShutdown()
-                except library.NVMLError as error:
-                    logger.warning("NVML did not shut down: %s", error)
+                except Exception as error:  # noqa: BLE001  # as in reading: whatever it is, the process is about to end
+                    logger.warning("NVML did not shut down: %r", error)
 
     def _read(self) -> Reading:
         if self._library is None and not self._failure:
