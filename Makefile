@@ -1,10 +1,11 @@
 # make demo   set up, then serve the shipped bundles on http://127.0.0.1:8000
 # make test   set up, then check the code and run every test that this machine can run
 # make check  formatting, lint, types, layers
-# make gpu    set up the GPU extra (CUDA toolkit needed: pycuda is compiled)
+# make gpu    set up the GPU extra (CUDA toolkit needed: pycuda is compiled); GPU=gpu-rtx takes TensorRT-RTX
 
 PYTHON ?= python3
 VENV ?= .venv
+GPU ?= gpu
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --constraint constraints.txt
 # The data sets that tests marked "data" read; they are not part of the tree.
@@ -26,7 +27,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports --no-cache
 
 gpu: $(VENV)/.service
-	$(PIP) --editable '.[gpu]'
+	$(PIP) --editable '.[$(GPU)]'
 
 $(VENV)/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
