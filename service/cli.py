@@ -248,7 +248,10 @@ def _status(text: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one document with everything that was found.")
 @_one_sentence
 def doctor(as_json: bool) -> int:
-    """Say what can run on this machine, what cannot, why, and the remedy. Exit code 0 if at least one engine runs."""
+    """Say what can run on this machine, what cannot, why, and the remedy. Exit code 0 if at least one engine runs.
+
+    Each engine really runs; on a GPU, one that is not in the cache is built first, which can take minutes.
+    """
     from service.doctor.examine import examine  # noqa: PLC0415  # no other command needs it
     from service.doctor.report import render  # noqa: PLC0415
 

@@ -122,7 +122,9 @@ logging.getLogger("service.nvml").setLevel(logging.INFO)
 lost, nvml = pathlib.Path({str(tmp_path / "lost")!r}), Nvml(max_age_s=0)
 seen = [[gpu.index for gpu in nvml.read().gpus]]
 lost.write_text("0")
-seen += [[gpu.index for gpu in nvml.read().gpus] for _ in range(3)]
+seen += [[gpu.index for gpu in nvml.read().gpus] for _ in range(2)]
+lost.write_text("0 nvmlDeviceGetPowerUsage")
+seen += [[gpu.index for gpu in nvml.read().gpus]]
 lost.unlink()
 seen += [[gpu.index for gpu in nvml.read().gpus]]
 print(seen, [(line.levelname, line.getMessage()) for line in lines])

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from service.doctor.report import Check, info, no, ok
 from service.settings import Settings
 
+_PREFIX = "MAREY_"
 # Read by make and by the tests, and no settings of the service.
 _FOREIGN = frozenset({"MAREY_DATA"})
 
@@ -26,8 +27,8 @@ class Given:
 
     def checks(self) -> list[Check]:
         """One line for what is set, and one for each variable that is misspelt or out of range."""
-        set_here = {name: os.environ[name] for name in sorted(os.environ) if name.upper().startswith("MAREY_")}
-        known = [f"MAREY_{field.upper()}" for field in Settings.model_fields]
+        set_here = {name: os.environ[name] for name in sorted(os.environ) if name.upper().startswith(_PREFIX)}
+        known = [f"{_PREFIX}{field.upper()}" for field in Settings.model_fields]
         unknown = [_unknown(name, known) for name in set_here if name.upper() not in (*known, *_FOREIGN)]
         if self.faults:
             return [*self.faults, *unknown]
@@ -49,12 +50,15 @@ def given() -> Given:
 
 
 def _fault(field: str, value: object, says: str) -> Check:
-    name = f"MAREY_{field.upper()}"
+    name = f"{_PREFIX}{field.upper()}"
     return no(name, f"{name} = {value!r}: {says}; the service would not start", f"unset {name}", value=str(value))
 
 
 def _unknown(name: str, known: Iterable[str]) -> Check:
-    near = difflib.get_close_matches(name.upper(), list(known), n=1)
+    # Without the prefix, by which every name resembles every other.
+    fields = [each.removeprefix(_PREFIX) for each in known]
+    near = difflib.get_close_matches(name.upper().removeprefix(_PREFIX), fields, n=1, cutoff=0.75)
     if near:
-        return no(name, f"{name} is no setting of the service and has no effect", f"unset {name}; export {near[0]}=…")
+        says = f"{name} is no setting of the service and has no effect"
+        return no(name, says, f"unset {name}; export {_PREFIX}{near[0]}=…")
     return info(name, f"{name} is no setting of the service")

@@ -164,6 +164,7 @@ def test_settings_that_are_wrong_are_named_and_the_others_still_count(marey, col
         "--json",
         MAREY_PORT="99999",
         MAREY_ENGIN="openvino",
+        MAREY_REQUIRE_GPU="1",
         MAREY_ENGINE="onnxruntime",
         MAREY_BUNDLES=str(color_bundle.path),
         MAREY_ENGINE_CACHE="/dev/null/engines",
@@ -173,6 +174,7 @@ def test_settings_that_are_wrong_are_named_and_the_others_still_count(marey, col
     assert settings["MAREY_PORT"].remedy == "unset MAREY_PORT"
     assert "'99999'" in settings["MAREY_PORT"].says
     assert "export MAREY_ENGINE=" in settings["MAREY_ENGIN"].remedy
+    assert settings["MAREY_REQUIRE_GPU"].state == "info"
     assert [check.name for check in report.sections["bundles"]] == ["color"]
     assert report.sections["cache"][0].state == "no"
     assert "Not a directory" in report.sections["cache"][0].says

@@ -9,7 +9,8 @@
  *   STANDIN_NVML_BUSES        the PCI bus of each GPU, in hexadecimal, comma between (default 1, 2 …, as libcuda's)
  *   STANDIN_NVML_INIT         the code that nvmlInit returns (9: driver not loaded)
  *   STANDIN_NVML_UNSUPPORTED  calls, comma between, that answer "not supported", as under MIG
- *   STANDIN_NVML_LOST         a file; while it exists, the GPU whose index it holds is lost
+ *   STANDIN_NVML_LOST         a file; while it exists, the GPU whose index it holds is lost (index and a call: only from
+ *                             that call's point of view, as when it is lost in the middle of a reading)
  *   STANDIN_NVML_DELAY_MS     how long each call about a GPU takes
  *   STANDIN_NVML_LOG          a file to which each init and shutdown is written
  */
@@ -39,13 +40,14 @@ static unsigned index_of(void *device) { return (unsigned)((size_t)device - 1); 
 static int enter(const char *name, void *device) {
     const char *delay = getenv("STANDIN_NVML_DELAY_MS"), *lost = getenv("STANDIN_NVML_LOST"), *unsupported = getenv("STANDIN_NVML_UNSUPPORTED");
     unsigned which;
+    char call[64] = "";
     if (delay) usleep((unsigned)atoi(delay) * 1000);
     if (!device || index_of(device) >= count()) return INVALID_ARGUMENT;
     FILE *file = lost ? fopen(lost, "r") : NULL;
     if (file) {
-        int read = fscanf(file, "%u", &which);
+        int read = fscanf(file, "%u %63s", &which, call);
         fclose(file);
-        if (read == 1 && which == index_of(device)) return GPU_IS_LOST;
+        if (read >= 1 && which == index_of(device) && (read == 1 || !strcmp(call, name))) return GPU_IS_LOST;
     }
     if (unsupported && strstr(unsupported, name)) return NOT_SUPPORTED;
     return SUCCESS;
