@@ -56,7 +56,7 @@ def _no_flavour(name: Name, answer: NoAnswer, in_use: str | None) -> Check:
         return no(name, says, f"pip install --force-reinstall {distribution}", **facts)
     if in_use is not None:
         return info(name, f"{title} is not installed, and {_TITLES[in_use]} stands in", **facts)
-    remedy = _GPU_EXTRA if name == "tensorrt" else f"pip install {distribution}"
+    remedy = _GPU_EXTRA if name == "tensorrt" else "pip install 'marey[gpu-rtx]'"
     return no(name, f"{title} is not installed", remedy, **facts)
 
 
