@@ -72,7 +72,7 @@ def picture_bytes() -> bytes:
 
 
 async def test_the_rate_is_what_a_service_of_known_slowness_allows() -> None:
-    """Four connections to a server that takes 20 ms for each answer: 200 a second, whatever the start and the end cost."""
+    """Four connections to a server that takes 100 ms for each answer: 40 a second, whatever the start and the end cost."""
     answer = json.dumps({"timings_ms": {"total": 20}, "model": {}, "batch_size": 1}).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer)}\r\n\r\n".encode()
 
@@ -80,7 +80,7 @@ async def test_the_rate_is_what_a_service_of_known_slowness_allows() -> None:
         while head_bytes := await reader.readuntil(b"\r\n\r\n"):
             length = int(head_bytes.split(b"Content-Length: ")[1].split(b"\r\n")[0])
             await reader.readexactly(length)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
             writer.write(head + answer)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -93,8 +93,8 @@ async def test_the_rate_is_what_a_service_of_known_slowness_allows() -> None:
     async with asyncio.timeout(30), server:
         address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
         load = await drive(address, [request(address, "/", file=b"x" * 100_000)], concurrency=4, seconds=1.0)
-    assert 100 < load.per_s <= 205
-    assert min(load.milliseconds) >= 19
+    assert 15 < load.per_s <= 41
+    assert min(load.milliseconds) >= 99
 
 
 def test_a_bundle_is_served_and_compared_with_a_bare_loop(color_bundle: Bundle, tmp_path: Path) -> None:
