@@ -77,7 +77,15 @@ class Device:
                 f"GPU {self.ordinal} ({self.name}) is out of memory ({error}); serve fewer models there, or stop what else uses it"
             ) from error
         except self._driver.Error as error:
-            raise self._failure(error) from error
+            raise self._lost(error) or EngineError(
+                f"CUDA failed on GPU {self.ordinal} ({self.name}): {error}"
+            ) from error
+        except DeviceLost:
+            raise
+        except EngineError as error:  # TensorRT's words for a fault do not say whether the context outlived it
+            if lost := self._lost(error):
+                raise lost from error
+            raise
         finally:
             self._driver.Context.pop()
 
@@ -100,12 +108,12 @@ class Device:
     def buffer(self, nbytes: int) -> Buffer:
         return Buffer(self._driver, nbytes)
 
-    def _failure(self, error: Exception) -> EngineError:
+    def _lost(self, error: Exception) -> DeviceLost | None:
         try:
             self._driver.Context.synchronize()
         except self._driver.Error:
             return DeviceLost(f"GPU {self.ordinal} ({self.name}) has failed ({error}); restart the service")
-        return EngineError(f"CUDA failed on GPU {self.ordinal} ({self.name}): {error}")
+        return None
 
 
 class Buffer:

@@ -101,7 +101,12 @@ class Config:
         return self._timings
 
     def _bound_to(self) -> list[str]:
-        return [*driver.device()[:2], self._flavour.version]
+        try:
+            return [*driver.device()[:2], self._flavour.version]
+        except driver.Failed as error:
+            complain(self._logger, f"Error Code 1: {error}")
+            warn(self._logger, "The timing cache will not be used!")
+            return []
 
 
 class RtxConfig(Config):
@@ -165,8 +170,10 @@ class Builder:
         onnx = _graphs.get(network)
         if onnx is None:
             raise ValueError("the stand-in runs only networks that were parsed from ONNX")
-        if config.for_this_gpu and not driver.has_context():  # TensorRT itself would take the first GPU
-            complain(self.logger, "IBuilder::buildSerializedNetwork: no CUDA context is current on this thread")
+        try:  # without a context TensorRT itself would take the first GPU
+            gpu, capability = driver.device()[:2] if config.for_this_gpu else ("", "")
+        except driver.Failed as error:
+            complain(self.logger, f"IBuilder::buildSerializedNetwork: Error Code 1: {error}")
             return None
         if config._timings is not None:
             key = hashlib.sha256(onnx).hexdigest()
@@ -176,7 +183,6 @@ class Builder:
         if built is None:
             return None
         counters.built += 1
-        gpu, capability = driver.device()[:2] if config.for_this_gpu else ("", "")
         ends = [(network.get_input(i), True) for i in range(network.num_inputs)]
         ends += [(network.get_output(i), False) for i in range(network.num_outputs)]
         return HostMemory(

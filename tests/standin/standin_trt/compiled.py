@@ -25,11 +25,16 @@ class RuntimeCache:
     def deserialize(self, blob: Any) -> bool:
         data = bytes(blob)
         body = data[:-32]
-        if not driver.has_context() or hashlib.sha256(body).digest() != data[-32:]:
-            complain(self._logger, "IRuntimeCache::deserialize: the blob is corrupt, or no CUDA context is current")
+        if hashlib.sha256(body).digest() != data[-32:]:
+            complain(self._logger, "IRuntimeCache::deserialize: the blob is corrupt")
             return False
         kept = json.loads(body)
-        if kept["machine"] != self._machine():
+        try:
+            fits = kept["machine"] == self._machine()
+        except driver.Failed as error:
+            complain(self._logger, f"IRuntimeCache::deserialize: {error}")
+            return False
+        if not fits:
             complain(self._logger, "IRuntimeCache::deserialize: the runtime cache is of another environment")
             return False
         self.kernels |= set(kept["kernels"])

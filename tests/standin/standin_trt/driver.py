@@ -18,6 +18,11 @@ _library.cuMemAlloc_v2.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _library.cuStreamIsCapturing.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
 _library.cuStreamSynchronize.argtypes = [ctypes.c_void_p]
 
+
+class Failed(Exception):
+    """The driver refused; TensorRT says so in its log, and gives nothing."""
+
+
 ILLEGAL_ADDRESS, LAUNCH_FAILED = 700, 719
 _jobs: dict[int, Callable[[], int]] = {}
 _numbers = itertools.count(1)
@@ -32,8 +37,8 @@ def device() -> tuple[str, str, int]:
     """Name, compute capability and driver version of the current context's device."""
     number, name, major, minor = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_int(), ctypes.c_int()
     version = ctypes.c_int()
-    if _library.cuCtxGetDevice(ctypes.byref(number)):
-        raise RuntimeError("no CUDA context is current on this thread")
+    if code := _library.cuCtxGetDevice(ctypes.byref(number)):
+        raise Failed(f"Cuda Runtime (cudaError {code})")
     _library.cuDeviceGetName(name, 256, number)
     _library.cuDeviceComputeCapability(ctypes.byref(major), ctypes.byref(minor), number)
     _library.cuDriverGetVersion(ctypes.byref(version))
@@ -44,7 +49,8 @@ def allocate(nbytes: int) -> int:
     address = ctypes.c_uint64()
     code = _library.cuMemAlloc_v2(ctypes.byref(address), nbytes)
     if code:
-        raise MemoryError(f"cuMemAlloc of {nbytes} bytes gave {code}")
+        what = "OutOfMemory" if code == 2 else "Cuda Runtime"
+        raise Failed(f"{what} (cudaError {code}, cudaMalloc of {nbytes} bytes)")
     return address.value
 
 

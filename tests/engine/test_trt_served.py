@@ -1,0 +1,89 @@
+"""`marey serve --engine tensorrt` on a stand-in GPU, as a user meets it: HTTP in, probabilities out, the GPU left as it was found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+
+from service.bundle.store import Bundle
+
+CLEAN = ("device_bytes", "pinned_bytes", "streams", "events", "graphs", "execs", "leaked_bytes", "leaked_objects")
+
+
+def png(color: int) -> bytes:
+    """A picture of 16×16 pixels, all of one colour channel."""
+    picture = np.zeros((16, 16, 3), np.uint8)
+    picture[..., 2 - color] = 255
+    return cv2.imencode(".png", picture)[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("flavour", "order", "gpus"),
+    [("tensorrt_rtx", "lazy", 1), ("tensorrt", "racing", 2)],
+    ids=["rtx", "full on two GPUs"],
+)
+def test_requests_from_many_threads_are_answered_and_the_gpu_is_left_clean(
+    machine, serve, color_bundle: Bundle, tmp_path: Path, flavour: str, order: str, gpus: int
+) -> None:
+    variables = machine.variables(
+        flavour,
+        STANDIN_ORDER=order,
+        STANDIN_GPUS=str(gpus),
+        STANDIN_REPORT=str(tmp_path / "report.json"),
+        MAREY_ENGINE_CACHE=str(tmp_path / "cache"),
+        MAREY_DEVICES=",".join(map(str, range(gpus))),
+    )
+    pictures = [png(color) for color in range(3)]
+    with serve(str(color_bundle.path), "--engine", "tensorrt", **variables) as running:
+
+        def ask(number: int) -> tuple[int, str, str]:
+            files = {"file": pictures[number % 3]}
+            answer = client.post("/classify/image", files=files)
+            best = answer.json()["predictions"][0]
+            return answer.status_code, best["label"], answer.json()["model"]["engine"]
+
+        with httpx.Client(base_url=running.url, timeout=60) as client, ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(ask, range(150)))
+        assert answers == [(200, ("red", "green", "blue")[number % 3], "tensorrt") for number in range(150)]
+        model = running.client.get("/models/color").json()
+        assert model["device"].startswith("Stand-in GPU (TensorRT")
+        assert model["golden_difference"] <= 1e-4
+        assert running.client.get("/health/ready").status_code == 200
+    left = json.loads((tmp_path / "report.json").read_text())
+    assert {name: left[name] for name in CLEAN} == dict.fromkeys(CLEAN, 0)
+    assert left["launches"] > 0
+
+
+def test_a_server_whose_gpu_fails_says_so_and_is_not_ready_any_more(
+    machine, serve, color_bundle: Bundle, tmp_path: Path
+) -> None:
+    counted = tmp_path / "counted.json"
+    quiet = machine.variables(STANDIN_REPORT=str(counted), MAREY_ENGINE_CACHE=str(tmp_path / "cache"))
+    for _ in range(2):  # the second start finds the engine in the cache, as the third will
+        with serve(str(color_bundle.path), "--engine", "tensorrt", **quiet):
+            pass
+    start = json.loads(counted.read_text())["calls"]
+    faulty = {**quiet, "STANDIN_FAULT": str(start + 3)}
+    with serve(str(color_bundle.path), "--engine", "tensorrt", **faulty) as running:
+        codes = [running.post("/classify/image", png(0)).status_code for _ in range(4)]
+        assert codes[0] == 200
+        assert codes[-1] >= 500
+        assert running.client.get("/health/ready").status_code == 503
+
+
+def test_without_a_gpu_the_server_says_what_is_missing(machine, color_bundle: Bundle, tmp_path: Path) -> None:
+    environment = {**os.environ, **machine.variables(STANDIN_GPUS="0", MAREY_ENGINE_CACHE=str(tmp_path))}
+    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--engine", "tensorrt", str(color_bundle.path)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert "CUDA does not start" in result.stderr
+    assert "nvidia-smi" in result.stderr
