@@ -108,6 +108,8 @@ def test_a_bundle_is_served_and_compared_with_a_bare_loop(color_bundle: Bundle, 
         tmp_path / "red.jpg",
         *levels,
         *QUICK,
+        "--threads",
+        "1",
         "--engine",
         "openvino",
         "--json",
@@ -117,7 +119,7 @@ def test_a_bundle_is_served_and_compared_with_a_bare_loop(color_bundle: Bundle, 
     against = report["against"]
     assert report["model"]["engine"] == "openvino"
     assert against["loop"] == "a bare loop: decode, preprocess, engine"
-    assert against["concurrency"] in (2, 8)
+    assert against["concurrency"] == 8, "two at a time do not saturate it"
     assert against["ratio_range"][0] <= against["ratio"] <= against["ratio_range"][1]
     assert 0 < against["ratio"] < 1.5
     assert "in the service, median ms" in result.stdout
