@@ -109,7 +109,7 @@ class TorchGraph(nn.Module):  # type: ignore[misc]  # torch is not there to be t
             step = _Step(node.name, OPS[kind], inputs, fixed, attributes, outputs)
         else:
             raise EngineError(
-                f"the torch baseline does not know the operator {kind} ({node.name!r}); measure without it: --no-torch"
+                f"the torch baseline does not know the operator {kind} ({node.name!r}); leave it out: name the others by --engine"
             )
         if all(name in constants for name in inputs if name):
             with torch.no_grad():
@@ -122,7 +122,7 @@ class TorchGraph(nn.Module):  # type: ignore[misc]  # torch is not there to be t
         if any(weights[3:]) or not all(name in constants for name in weights[:3] if name):
             raise EngineError(
                 f"the torch baseline runs a {node.op_type} from zero states over whole sequences with fixed weights, and "
-                f"{node.name!r} has more inputs; measure without it: --no-torch"
+                f"{node.name!r} has more inputs; leave it out: name the others by --engine"
             )
         held = [constants[name].float() for name in weights[:3] if name]
         module = recurrent(node.op_type, held, attributes).to(self._dtype).eval()
