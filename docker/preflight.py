@@ -169,7 +169,8 @@ def _without_builder() -> bool:
     """Whether TensorRT is here, and the resources of its builder are not. TensorRT-RTX has its builder within."""
     spec = importlib.util.find_spec("tensorrt_libs")
     folders = [Path(each) for each in (spec.submodule_search_locations or ())] if spec else []
-    return any(folders) and not any(folder.glob("libnvinfer_builder_resource*") for folder in folders)
+    resources = [file for folder in folders for file in folder.glob("libnvinfer_builder_resource*")]
+    return bool(folders) and not resources
 
 
 def _unwritable(folder: Path, remedy: str) -> Iterator[str]:

@@ -1,0 +1,43 @@
+"""What the images install is what pyproject asks for, and nothing that the constraints do not pin."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.mark.parametrize(
+    ("extras", "wanted"),
+    [
+        ([], PROJECT["dependencies"]),
+        (["gpu"], PROJECT["optional-dependencies"]["gpu"]),
+        (["build-cpu"], [*PROJECT["optional-dependencies"]["offline"], "tensorflow-cpu>=2.21"]),
+    ],
+)
+def test_an_extra_stands_for_what_it_names(script, extras: list[str], wanted: list[str]) -> None:
+    result = script("requirements.py", str(ROOT / "pyproject.toml"), *extras)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == wanted
+
+
+def test_an_extra_that_does_not_exist_is_an_error(script) -> None:
+    assert script("requirements.py", str(ROOT / "pyproject.toml"), "gpus").returncode == 1
+
+
+def test_a_package_that_is_not_pinned_or_pinned_to_another_version_is_refused(script, tmp_path: Path) -> None:
+    site, pins = tmp_path / "site", tmp_path / "constraints.txt"
+    for name, version in (("Some_Package", "1.0"), ("other", "2.0"), ("third", "3.0")):
+        folder = site / f"{name}-{version}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    pins.write_text("# comment\nsome-package==1.0\nother==2.1\n")
+    result = script("pinned.py", str(pins), PYTHONPATH=str(site))
+    assert result.returncode == 1
+    assert "other==2.0" in result.stderr
+    assert "third==3.0" in result.stderr
+    assert "some-package" not in result.stderr
