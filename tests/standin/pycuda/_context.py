@@ -5,14 +5,25 @@ Told from cuda.hpp: what belongs to a context is released in it, from the thread
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import sys
 import threading
 import warnings
+import weakref
 from typing import ClassVar
 
 from pycuda._library import call, clean_up, error
+
+_living: weakref.WeakSet[Context] = weakref.WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    """C++ destroys what is left after everything else; registered at import, this is the last that Python calls."""
+    for context in list(_living):
+        context.__del__()
 
 
 class Context:
@@ -20,6 +31,7 @@ class Context:
         self._handle, self._device = handle, device
         self._valid = True
         self._thread = threading.get_ident()
+        _living.add(self)
 
     @property
     def handle(self) -> int:
@@ -89,6 +101,7 @@ class Context:
         # A C++ destructor calls the base class's virtual function: a primary context that is not detached before is not released.
         if getattr(self, "_valid", False):
             self.detach("cuCtxDetach")
+            self._valid = False
 
 
 class _Stack(list[Context]):
