@@ -3,6 +3,7 @@
 # ruff: noqa: PLW0108 -- a lambda makes its layer anew: with fresh weights, in the test that needs it
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,14 @@ import pytest
 from keras import layers, ops
 
 from models.errors import ExportRefused
+from models.export.artifact import artifact
 from models.export.gate import build_gate
 from models.export.head import head_onnx
 from models.export.reference import Reference
 from models.export.runtime import Runtime
 from models.zoo.layers import CellMotion, TemporalDifference
+from service.bundle.store import find_bundles, open_bundle
+from service.engine.profiles import profiles_of
 
 DIM = 6
 SHAPES = ((1, 1), (2, 7), (3, 12))
@@ -245,12 +249,36 @@ def test_the_names_are_the_same_every_time() -> None:
     assert head_onnx(model).SerializeToString() == head_onnx(model).SerializeToString()
 
 
-@pytest.mark.parametrize(
-    "name", ["lstm backwards", "bidirectional ave", "multi-head attention", "layer normalisation", "additive attention"]
-)
-def test_tensorrt_builds_heads_of_many_layers(name: str) -> None:
+def beside(builds: dict[str, Build]) -> Build:
+    """Several layers over the same sequence, each averaged over time, side by side."""
+    return lambda x: layers.Concatenate()([layers.GlobalAveragePooling1D()(build(x)) for build in builds.values()])
+
+
+# All that the writer knows. Recurrent layers apart: TensorRT takes seconds for one, but minutes and 7 GB for ten abreast.
+BUILT: dict[str, Build] = {
+    "sequences": beside({name: build for name, build in SEQUENCES.items() if not re.search("lstm|bidirectional|repeated", name)}),
+    "vectors": lambda x: layers.Concatenate()([build(x) for build in VECTORS.values()]),
+    "activations": beside({str(each): layers.Dense(2, activation=each) for each in (*ACTIVATIONS, *LAYER_ACTIVATIONS)}),
+    **{
+        name: RECURRENT[name]
+        for name in (
+            "lstm of relu", "gru of hard_sigmoid", "gru that resets before", "simple rnn", "stacked", "bidirectional LSTM concat",
+            "bidirectional GRU sum",
+        )
+    },
+    "lstm backwards": lambda x: SEQUENCES["lstm backwards"](x)[:, 0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_tensorrt_builds_heads_of_all_layers_in_float_and_in_half(name: str) -> None:
     pytest.importorskip("tensorrt_rtx")
-    assert build_gate(head_onnx(head_of(lambda x: last(SEQUENCES[name](x))))).plan_bytes > 0
+    written = head_onnx(head_of(lambda x: classify(BUILT[name](x))))
+    entry = artifact(written.SerializeToString(), "head.onnx", precision="fp32", weights="float32")
+    manifest = open_bundle(find_bundles(())[0]).manifest
+    profiles = profiles_of(manifest.model_copy(update={"artifacts": {**manifest.artifacts, "head": entry}}), "head")
+    for half in (False, True):
+        assert build_gate(written, profiles=profiles, half=half).plan_bytes > 10_000
 
 
 @keras.saving.register_keras_serializable(package="tests")
