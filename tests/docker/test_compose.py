@@ -42,8 +42,9 @@ def test_every_service_builds_its_target(compose, dockerfile) -> None:
     for service in compose["services"].values():
         assert (ROOT / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
         assert "image" not in service  # nothing that a registry could answer for
-        arguments = {line.partition("=")[0] for line in dockerfile["requirements"].of("ARG")}
-        assert set(service["build"].get("args", {})) <= arguments
+        defaults = dict(line.split("=") for line in dockerfile["requirements"].of("ARG"))
+        for argument, value in service["build"].get("args", {}).items():
+            assert value == f"${{{argument}:-{defaults[argument]}}}"
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -97,9 +98,9 @@ def test_a_machine_without_a_gpu_starts_one_service_and_no_other(compose) -> Non
 
 
 @pytest.mark.parametrize("name", ["engine", "api", "cpu"])
-def test_bundles_are_mounted_read_only_and_by_default_those_that_ship(compose, name: str) -> None:
+def test_bundles_are_mounted_read_only_and_by_default_those_that_ship(compose, dockerfile, name: str) -> None:
     service = compose["services"][name]
-    mount = volumes(service)[service["environment"]["MAREY_BUNDLES"]]
+    mount = volumes(service)[dockerfile.environment(service["build"]["target"])["MAREY_BUNDLES"]]
     assert mount["read_only"] is True
     assert (ROOT / default_of(mount["source"])).resolve() == SHIPPED
 
@@ -109,10 +110,9 @@ def test_every_setting_reaches_the_service_and_none_that_does_not_exist(compose)
     interpolated = set(re.findall(r"\$\{(MAREY_\w+)", TEXT))
     for name in ("engine", "api", "cpu"):
         passed = compose["services"][name]["environment"]
-        assert {key for key, value in passed.items() if value is None} | interpolated == settings - {
-            "MAREY_ENGINE_CACHE"
-        }
-        assert {key: value for key, value in passed.items() if value is not None} == {"MAREY_BUNDLES": "/bundles"}
+        assert not set(passed) & interpolated
+        assert set(passed) | interpolated == settings - {"MAREY_ENGINE_CACHE"}
+        assert set(passed.values()) == {None}  # as they are, or not at all
 
 
 def test_the_training_container_works_in_a_folder_of_the_host_as_its_owner(compose, dockerfile) -> None:
