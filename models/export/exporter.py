@@ -23,12 +23,15 @@ from models.export.normalization import Normalization
 from models.export.parity import compare_graphs, compare_split
 from models.export.reference import Reference
 from models.export.split import Activation, Split, split_model
-from service.bundle.manifest import Golden, Input, Manifest, Network, Precision, Provenance, Role, Sampling, Task
+from service.bundle.manifest import Golden, Input, Manifest, Network, Provenance, Role, Sampling, Task
 from service.bundle.store import Bundle, GoldenClips, sha256, write_bundle
 
 Weights = Literal["float32", "float16"]
-# What an engine of that precision may differ by in probability; INT8's is measured when the bundle is quantized.
-_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2}
+# What an engine may differ by in probability in fp32, and in fp16 by how the weights are stored; INT8's is measured when the
+# bundle is quantized. In half, golden clips of three models moved by 1.2e-4 to 2.5e-3, 255 photos and clips by 4.9e-3 at most;
+# rounding weights that the reference has in float32 adds up to 1.3e-2.
+_FP32_TOLERANCE = 1e-3
+_FP16_TOLERANCE: dict[Weights, float] = {"float16": 1e-2, "float32": 2e-2}
 _GOLDEN_FRAMES = 4
 
 
@@ -183,7 +186,7 @@ def export_model(
         artifacts={
             role: artifact(files[file], file, precision="fp32", weights=weights) for role, file in roles.items()
         },
-        golden=Golden(sha256=sha256(clips), tolerance=_TOLERANCE),
+        golden=Golden(sha256=sha256(clips), tolerance={"fp32": _FP32_TOLERANCE, "fp16": _FP16_TOLERANCE[weights]}),
         provenance=provenance,
     )
     report = {"export": {**graphs.report, "golden_spread": spread}}
