@@ -164,6 +164,17 @@ def test_a_normalisation_by_variance_stays_float_where_half_would_overflow() -> 
     assert run(to_fp16(model), features=features) == pytest.approx(run(model, features=features), abs=5e-3)
 
 
+def test_a_square_is_taken_in_float_even_of_what_is_half() -> None:
+    model = text("""
+    squares (float[N,2] x) => (float[N,2] y) <float[2,2] w = {100, 0, 0, 100}> {
+      a = MatMul(x, w)
+      y = Mul(a, a)
+    }""")
+    x = np.full((1, 2), 3, np.float32)
+    assert run(to_fp16(model), x=x) == pytest.approx(90_000)  # half ends at 65504
+    assert kinds(to_fp16(model))["Mul"] == {FLOAT}
+
+
 def test_the_product_that_a_softmax_reads_stays_float_and_the_one_before_it_does_not() -> None:
     model = text("""
     scores (float[N,4] features) => (float[N,2] probabilities) <float[4,4] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16},
