@@ -2,6 +2,7 @@
 # make test   set up, then check the code and run every test that this machine can run
 # make check  formatting, lint, types, layers
 # make gpu    set up the GPU extra (CUDA toolkit needed: pycuda is compiled); GPU=gpu-rtx takes TensorRT-RTX
+# make gpu-test  … and run and measure everything that needs a GPU; the results go to tests/gpu/results
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ PIP = $(BIN)/pip install --quiet --constraint constraints.txt
 export MAREY_DATA ?= $(abspath ../shared/data)
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test check gpu clean
+.PHONY: demo test check gpu gpu-test clean
 
 demo: $(VENV)/.service
 	$(BIN)/marey serve
@@ -28,6 +29,10 @@ check: $(VENV)/.dev
 
 gpu: $(VENV)/.service
 	$(PIP) --editable '.[$(GPU)]'
+
+gpu-test: gpu
+	$(PIP) pytest pytest-asyncio pytest-timeout
+	$(BIN)/python -m tests.gpu tests/gpu/results
 
 $(VENV)/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
