@@ -108,7 +108,9 @@ def engine_cache(_command: Command) -> Iterator[str]:
         yield from _unwritable(Path(cache), "mount a volume there that belongs to this user: chown")
 
 
-def work(_command: Command) -> Iterator[str]:
+def work(command: Command) -> Iterator[str]:
+    if len(command) == 1 or {"-h", "--help", "--version"} & set(command):
+        return
     remedy = "run as whom the folder belongs to: BUILD_USER=$(id -u):$(id -g) docker compose run --rm build …, or chown"
     yield from _unwritable(Path.cwd(), remedy)
 

@@ -124,9 +124,12 @@ def test_a_folder_of_engines_that_cannot_be_written_is_told(script, gpu_machine,
 
 def test_a_folder_to_work_in_that_cannot_be_written_is_told(script) -> None:
     # /proc takes no files, whoever asks: root, as which tests may run, is not stopped by permissions.
-    said = sentence(script("preflight.py", "marey-build", "--help", cwd=Path("/proc")))
+    said = sentence(script("preflight.py", "marey-build", "run", "fight", cwd=Path("/proc")))
     assert "cannot write in /proc" in said
     assert "BUILD_USER=$(id -u):$(id -g)" in said
+    # Who only asks for help is not refused.
+    asked = script("preflight.py", "marey-build", "--help", cwd=Path("/proc"))
+    assert "cannot write" not in asked.stderr
 
 
 def test_the_oldest_gpu_and_driver_are_the_same_before_and_inside(constraints) -> None:
