@@ -76,12 +76,21 @@ class _Job:
 
 
 class Batcher:
-    """Owns one device thread. `start` it before use; `close` fails whatever still waits."""
+    """Owns one device thread. `start` it before use; `close` fails whatever still waits.
+
+    `on_lost` is called on that thread, which ends then, after every caller was answered.
+    """
 
     def __init__(
-        self, *, max_queued_rows: int, name: str = "device", observe: Callable[[Stage, int, float], None] | None = None
+        self,
+        *,
+        max_queued_rows: int,
+        name: str = "device",
+        observe: Callable[[Stage, int, float], None] | None = None,
+        on_lost: Callable[[DeviceLost], None] = lambda _error: None,
     ) -> None:
         self._max_queued_rows = max_queued_rows
+        self._on_lost = on_lost
         self._observe = observe or (lambda _stage, _rows, _seconds: None)
         self._jobs: deque[_Job] = deque()
         self._queues: dict[Priority, deque[_Entry]] = {"interactive": deque(), "bulk": deque()}
@@ -191,19 +200,25 @@ class Batcher:
             logger.critical("the device thread ends: %s", error)
             self._lost = error
         finally:  # whatever ended the loop, nobody waits for an answer that cannot come
-            with self._wake:
-                self._closing = True
-                waiting: list[_Entry | _Job] = [*self._jobs, *self._queues["interactive"], *self._queues["bulk"]]
-                self._jobs.clear()
-                self._queued_rows = 0
-                for queue in self._queues.values():
-                    queue.clear()
-            failure = self._lost or Draining("the service stopped before this request ran", retry_after_s=1)
-            for left in waiting:
-                if left.future.set_running_or_notify_cancel():
-                    left.future.set_exception(failure)
-            for member in flight.members if flight is not None else ():
-                member.future.set_exception(failure)
+            self._abandon(flight)
+            if self._lost is not None:
+                self._on_lost(self._lost)
+
+    def _abandon(self, flight: _Flight | None) -> None:
+        """Fail what waits and what is under way."""
+        with self._wake:
+            self._closing = True
+            waiting: list[_Entry | _Job] = [*self._jobs, *self._queues["interactive"], *self._queues["bulk"]]
+            self._jobs.clear()
+            self._queued_rows = 0
+            for queue in self._queues.values():
+                queue.clear()
+        failure = self._lost or Draining("the service stopped before this request ran", retry_after_s=1)
+        for left in waiting:
+            if left.future.set_running_or_notify_cancel():
+                left.future.set_exception(failure)
+        for member in flight.members if flight is not None else ():
+            member.future.set_exception(failure)
 
     def _next(self, *, busy: bool) -> list[_Entry] | _Job | None:
         """Wait for work; jobs go first, then the oldest entry of the highest priority with all others of its kind.

@@ -22,6 +22,7 @@
     ├── BundleError               a bundle on disk is not what its manifest says
     └── EngineError               a network could not be loaded or run
         ├── EngineUnavailable     … for want of a package, a driver or a device on this machine
+        ├── DeviceFull            … for want of memory on the device
         └── DeviceLost            … nor anything else on that device, until the process starts anew
 
 Each carries its status and code; the message names the value, the limit and the remedy. `service/api/problems.py` is the
@@ -130,5 +131,14 @@ class EngineUnavailable(EngineError):
     """Before any network was looked at; the message ends with the remedy."""
 
 
+class DeviceFull(EngineError):
+    """Building the engine anew would not help."""
+
+
 class DeviceLost(EngineError):
-    """After a fault that CUDA cannot recover from; the device thread ends, and the service is no longer live."""
+    """After a fault that CUDA cannot recover from; the device thread ends, and with it the service."""
+
+    status, code, title = 503, "device_lost", "Device lost"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, retry_after_s=30)

@@ -18,7 +18,7 @@ from service.engine.base import Place
 from service.engine.buckets import BUCKETS
 from service.engine.golden import warm
 from service.engine.select import Opened, open_engine
-from service.errors import BundleError, EngineError, MareyError, UnknownModel
+from service.errors import BundleError, DeviceLost, EngineError, MareyError, UnknownModel
 from service.media.limits import Limits
 from service.media.workers import DecodePool
 from service.predictor import Predictor, Replica
@@ -38,7 +38,13 @@ class Broken:
 class Registry:
     """Owns the decoders, the device and the engines: `await start()`, then `get`, then `await close()`."""
 
-    def __init__(self, settings: Settings, *, observe: Callable[[str, int, float], None] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        observe: Callable[[str, int, float], None] | None = None,
+        on_lost: Callable[[DeviceLost], None] = lambda _error: None,
+    ) -> None:
         self._settings = settings
         self._models: dict[str, Predictor] = {}
         self.broken: list[Broken] = []
@@ -46,7 +52,9 @@ class Registry:
         self.decoders = DecodePool(settings.decode_workers, limits=limits, timeout_s=settings.decode_timeout_s)
         # One device thread for each GPU that was named, else one for whatever the engine runs on.
         self._devices = {
-            device: Batcher(max_queued_rows=settings.max_queued_rows, name=f"device {device}", observe=observe)
+            device: Batcher(
+                max_queued_rows=settings.max_queued_rows, name=f"device {device}", observe=observe, on_lost=on_lost
+            )
             for device in settings.devices or (0,)
         }
         self._stopping = threading.Event()

@@ -12,6 +12,7 @@ import uvicorn
 
 from service.api.app import create_app
 from service.api.state import State
+from service.errors import DeviceLost
 from service.predictor import Predictor
 from service.settings import Settings
 
@@ -46,7 +47,7 @@ class Server(uvicorn.Server):
 
 
 def run(settings: Settings) -> int:
-    """Serve until told to stop; returns the exit code: 0 after an orderly stop, 1 if it could not serve."""
+    """Serve until told to stop; returns the exit code: 0 after an orderly stop, 1 if it could not serve or its GPU failed."""
 
     def loaded(state: State) -> None:
         if state.failure is None:
@@ -55,7 +56,12 @@ def run(settings: Settings) -> int:
             click.echo(f"error: {state.failure}", err=True)
             server.should_exit = True
 
-    app = create_app(settings, on_loaded=loaded)
+    def lost(error: DeviceLost) -> None:
+        server.state.failure = error
+        click.echo(f"error: {error}", err=True)
+        server.should_exit = True  # containers are restarted when they end, and not because a probe fails
+
+    app = create_app(settings, on_loaded=loaded, on_lost=lost)
     config = uvicorn.Config(
         app,
         host=settings.host,

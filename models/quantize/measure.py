@@ -12,8 +12,9 @@ from models.export.runtime import Runtime
 from service.bundle.store import GoldenClips
 
 _BATCH = 16
-# Another fusion order flips roundings by up to 1.4e-2 (measured), and more where the network is less robust to them.
-_FLOOR, _MARGIN, _FACTOR = 3e-2, 2e-2, 1.25
+# Another fusion order flips roundings by up to 1.4e-2 (measured), and more where the network is less robust to them: of the
+# same INT8 graph of `imagenet`, OpenVINO is off by 0.143 and onnxruntime with its optimizers by 0.208.
+_FLOOR, _MARGIN, _FACTOR = 3e-2, 2e-2, 1.75
 
 
 class OpenVino:

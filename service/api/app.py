@@ -13,18 +13,23 @@ from service import __version__
 from service.api import classify, problems, routes
 from service.api.observe import Observe
 from service.api.state import State
-from service.errors import MareyError
+from service.errors import DeviceLost, MareyError
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, *, on_loaded: Callable[[State], None] | None = None) -> FastAPI:
+def create_app(
+    settings: Settings,
+    *,
+    on_loaded: Callable[[State], None] | None = None,
+    on_lost: Callable[[DeviceLost], None] = lambda _error: None,
+) -> FastAPI:
     """Models are loaded after the server has begun to listen, so that it can say that it is loading.
 
-    `on_loaded` is called once that has ended, well or not; see `State.failure`.
+    `on_loaded` is called once that has ended, well or not; see `State.failure`. `on_lost`: see `State`.
     """
-    state = State(settings)
+    state = State(settings, on_lost=on_lost)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Annotated, Literal, cast
 
 from fastapi import Depends, Request
 
-from service.errors import Draining, MareyError, NotReady, Overloaded
+from service.errors import DeviceLost, Draining, MareyError, NotReady, Overloaded
 from service.nvml import Nvml
 from service.registry import Registry
 from service.settings import Settings
@@ -19,13 +20,13 @@ Phase = Literal["loading", "ready", "failed", "draining"]
 class State:
     """One per application. `phase` moves loading → ready → draining, or loading → failed; never back.
 
-    `loaded` is set once loading has ended, either way.
+    `loaded` is set once loading has ended, either way. `on_lost` is called on a device thread whose device has failed.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, on_lost: Callable[[DeviceLost], None] = lambda _error: None) -> None:
         self.settings = settings
         self.telemetry = Telemetry()
-        self.registry = Registry(settings, observe=self.telemetry.batch)
+        self.registry = Registry(settings, observe=self.telemetry.batch, on_lost=on_lost)
         self.phase: Phase = "loading"
         self.failure: MareyError | None = None
         self.loaded = asyncio.Event()
@@ -49,7 +50,8 @@ class State:
         if self.phase == "loading":
             raise NotReady("the models are still being loaded; retry in a moment", retry_after_s=1)
         if self.failure is not None:
-            raise NotReady(f"the models could not be loaded: {self.failure}", retry_after_s=30)
+            what = "the models could not be loaded: " if self.phase == "failed" else ""
+            raise NotReady(f"{what}{self.failure}", retry_after_s=30)
         if not self.registry.alive:
             raise NotReady("the device thread or the decoders have ended; restart the service", retry_after_s=30)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import DeviceLost, EngineError, EngineUnavailable
+from service.errors import DeviceFull, DeviceLost, EngineError, EngineUnavailable
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: never waits for the default stream
 _devices: dict[int, Device] = {}
@@ -73,14 +73,14 @@ class Device:
         try:
             yield
         except self._driver.MemoryError as error:
-            raise EngineError(
+            raise DeviceFull(
                 f"GPU {self.ordinal} ({self.name}) is out of memory ({error}); serve fewer models there, or stop what else uses it"
             ) from error
         except self._driver.Error as error:
             raise self._lost(error) or EngineError(
                 f"CUDA failed on GPU {self.ordinal} ({self.name}): {error}"
             ) from error
-        except DeviceLost:
+        except (DeviceFull, DeviceLost):
             raise
         except EngineError as error:  # TensorRT's words for a fault do not say whether the context outlived it
             if lost := self._lost(error):

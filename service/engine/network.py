@@ -22,7 +22,7 @@ from service.engine.capture import Graph
 from service.engine.cuda import Buffer, Device
 from service.engine.flavour import Flavour, log_of
 from service.engine.profiles import profile_of
-from service.errors import EngineError
+from service.errors import DeviceFull, EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,9 @@ class Network:
         with device.current():
             self._engine = runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
-                raise EngineError(f"{flavour} does not load the plan: {self._log.reason()}")
+                reason = self._log.reason()
+                kind = DeviceFull if "out of memory" in reason.lower() else EngineError
+                raise kind(f"{flavour} does not load the plan on GPU {device.ordinal}: {reason}")
             try:
                 self._open(kernels)
                 self._warm()

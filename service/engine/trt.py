@@ -21,7 +21,7 @@ from service.engine.cuda import Device
 from service.engine.flavour import load_flavour, log_of
 from service.engine.network import SLOTS, Network
 from service.engine.plans import STAGES, PlanSource
-from service.errors import DeviceLost, EngineError
+from service.errors import DeviceFull, DeviceLost, EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class TensorRtEngine:
         """The networks of the cached engine, or None after a line that says why it is built anew."""
         try:
             return self._opened(self._source.cached())
-        except DeviceLost:
+        except (DeviceFull, DeviceLost):
             raise
         except EngineError as error:
             logger.log(
@@ -120,7 +120,7 @@ class TensorRtEngine:
                     plans = self._source.build(this_gpu=this_gpu)
                 seconds = time.monotonic() - began
                 networks = self._opened(plans)
-            except DeviceLost:
+            except (DeviceFull, DeviceLost):
                 raise
             except EngineError as error:
                 if cancelled():

@@ -107,7 +107,9 @@ def test_a_named_engine_that_cannot_do_it_is_an_error_with_its_reason(color_bund
         open_engine(color_bundle, name="openvino", precision="int8", place=Place(threads=2))
     with pytest.raises(EngineError, match="does not run fp16"):
         open_engine(color_bundle, name="openvino", precision="fp16", place=Place(threads=2))
-    with pytest.raises(EngineError, match="no engine 'abacus' in this version; choose auto, tensorrt, openvino, onnxruntime"):
+    with pytest.raises(
+        EngineError, match="no engine 'abacus' in this version; choose auto, tensorrt, openvino, onnxruntime"
+    ):
         open_engine(color_bundle, name="abacus", place=Place(threads=2))
 
 
