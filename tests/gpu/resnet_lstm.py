@@ -9,6 +9,7 @@ INT8 encoder is made by the very code that marey-build uses, its ranges from syn
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
 from pathlib import Path
 
@@ -18,13 +19,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from models.export.artifact import artifact
-from models.export.golden import npz
 from models.export.runtime import Runtime
 from models.quantize import CalibrationData, quantize_bundle
 from models.synthetic import synthetic_clips
 from service import __version__
 from service.bundle.manifest import Golden, Input, Manifest, Network, Sampling
-from service.bundle.store import Bundle, GoldenClips, sha256, write_bundle
+from service.bundle.store import Bundle, sha256, write_bundle
 
 SIDE, FEATURES, UNITS, CLASSES, FRAMES = 224, 2048, 512, 101, 16
 _STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # width and blocks; a block gives four times its width
@@ -139,8 +139,7 @@ def head(seed: int = 1) -> onnx.ModelProto:
 def make(out: Path) -> Bundle:
     """Write the bundle to `out`: float graphs, golden clips by onnxruntime, and the INT8 encoder. About a minute on two cores."""
     files = {"encoder.onnx": encoder().SerializeToString(), "head.onnx": head().SerializeToString()}
-    golden = _golden(files)
-    files["golden.npz"] = npz(golden)
+    files["golden.npz"] = _golden(files)
     manifest = Manifest(
         name="resnet50-lstm",
         version="1.0.0",
@@ -163,11 +162,14 @@ def make(out: Path) -> Bundle:
     return quantize_bundle(bundle, frames=frames, calibration=data)
 
 
-def _golden(files: dict[str, bytes]) -> GoldenClips:
+def _golden(files: dict[str, bytes]) -> bytes:
+    """`golden.npz` with onnxruntime's answers to three synthetic clips."""
     clips = synthetic_clips(count=3, frames=4, height=SIDE, width=SIDE, channels=3, seed=0)
     run_encoder, run_head = Runtime(files["encoder.onnx"]), Runtime(files["head.onnx"])
     features = run_encoder(clips.reshape(-1, SIDE, SIDE, 3))["features"].reshape(3, 4, FEATURES)
-    return GoldenClips(clips, features, run_head(features)["probabilities"])
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, frames=clips, features=features, probabilities=run_head(features)["probabilities"])
+    return buffer.getvalue()
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ import httpx
 import numpy as np
 import pytest
 
+from service.batcher import Rows
 from service.bundle.store import Bundle
 from service.engine.base import Place
 from service.engine.cuda import Device
-from service.predictor import Answer
 from service.registry import Registry
 from service.settings import Settings
 from tests.gpu.media import frames_for, png, video
@@ -59,31 +59,31 @@ def in_process(settings: Settings) -> Iterator[tuple[Registry, Callable[[Corouti
         loop.close()
 
 
-class Pictures:
-    """Encoded pictures with the answer to each when it was asked alone, all of them further apart than INT8 rounds."""
+class Frames:
+    """Frames and the features of each when it was sent alone, all of them further apart than INT8 rounds."""
 
-    def __init__(self, bundle: Bundle, ask: Callable[[bytes], Answer]) -> None:
-        self.content: list[bytes] = []
-        self.answers: list[np.ndarray] = []
-        self.limit = bundle.manifest.golden.tolerance["int8"]
-        for frame in frames_for(bundle, 96, seed=11):
-            content = png(np.pad(frame, ((16, 16), (16, 16), (0, 0)), "edge"))  # 256 × 256, cut back to the frame
-            answer = ask(content).probabilities
-            if all(np.abs(answer - other).max() > self.limit for other in self.answers):
-                self.content.append(content)
-                self.answers.append(answer)
+    def __init__(self, frames: np.ndarray, features: np.ndarray) -> None:
+        unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+        kept: list[int] = []
+        for number in range(len(frames)):
+            if all(unit[number] @ unit[other] < 0.93 for other in kept):
+                kept.append(number)
+        self.frames, self._unit = frames[kept], unit[kept]
 
-    def is_right(self, number: int, answer: np.ndarray) -> bool:
-        """Nearest to the answer of this picture, and within half of what INT8 may differ from float."""
-        distances = [float(np.abs(answer - other).max()) for other in self.answers]
-        return int(np.argmin(distances)) == number and distances[number] <= self.limit / 2
+    def are_right(self, numbers: list[int], features: np.ndarray) -> bool:
+        """Whether each row is nearest to the features of its own frame."""
+        cosines = features @ self._unit.T / np.linalg.norm(features, axis=1, keepdims=True)
+        return cosines.argmax(axis=1).tolist() == numbers and bool((cosines.max(axis=1) >= 0.93).all())
 
 
 @pytest.mark.timeout(480)
 def test_ten_thousand_requests_from_32_threads_get_each_its_own_answer(
     place: Place, fight: Bundle, imagenet: Bundle, tmp_path: Path, record: Callable[..., None]
 ) -> None:
-    """Images and videos for two models at once; a context used on a wrong thread would be an error, rows mixed up a wrong answer."""
+    """Two models at once, by the registry's own batcher; each tenth request an encoded image, each fiftieth a video.
+
+    A context used on a wrong thread would be an error, rows mixed up a wrong answer.
+    """
     settings = Settings(
         bundles=(fight.path, imagenet.path),
         engine="tensorrt",
@@ -94,51 +94,90 @@ def test_ten_thousand_requests_from_32_threads_get_each_its_own_answer(
     deadline = time.monotonic() + 3600
     with in_process(settings) as (registry, wait):
         images, videos = registry.get("imagenet"), registry.get("fight")
-        pictures = Pictures(imagenet, lambda content: wait(images.image(content, deadline=deadline)))
-        assert len(pictures.content) >= 8, "too few pictures that can be told apart"
+        (replica,) = images.replicas
+
+        def encode(rows: np.ndarray) -> Rows:
+            return wait(replica.batcher.run(replica.engine, "encoder", rows, deadline=deadline))
+
+        def judge(features: np.ndarray) -> np.ndarray:
+            rows = wait(replica.batcher.run(replica.engine, "head", features[None], deadline=deadline))
+            return rows.outputs["probabilities"]
+
+        candidates = frames_for(imagenet, 96, seed=11)
+        known = Frames(candidates, np.concatenate([encode(frame[None]).outputs["features"] for frame in candidates]))
+        count = len(known.frames)
+        assert count >= 16, "too few frames that can be told apart"
+        pictures = [png(frame) for frame in known.frames[:16]]
+        answers = [wait(images.image(picture, deadline=deadline)).probabilities for picture in pictures]
         plan = videos.plan(frames=8, window_s=None, stride_s=None)
         clips = [video(tmp_path, frames=24, height=160, width=224, seed=seed) for seed in range(4)]
         expected = [wait(videos.video(clip, plan=plan, deadline=deadline)).probabilities for clip in clips]
-        numbers = iter(range(_REQUESTS))
-        lock, wrong, batches = threading.Lock(), [], []
+        limits = {bundle: bundle.manifest.golden.tolerance["int8"] for bundle in (fight, imagenet)}
 
-        def caller(_thread: int) -> None:
+        def request(number: int) -> tuple[bool, int]:
+            """Whether the answer is right, and how many rows ran together."""
+            if number % 50 == 49:
+                which = number // 50 % len(clips)
+                answer = wait(videos.video(clips[which], plan=plan, deadline=deadline))
+                return np.abs(answer.probabilities - expected[which]).max() <= limits[fight], answer.batch_size
+            if number % 10 == 9:
+                which = number // 10 % len(pictures)
+                answer = wait(images.image(pictures[which], deadline=deadline))
+                return np.abs(answer.probabilities - answers[which]).max() <= limits[imagenet], answer.batch_size
+            rows = [(number * 5 + step) % count for step in range(1 + number % 4)]
+            encoded = encode(known.frames[rows])
+            features = encoded.outputs["features"]
+            sums = judge(features).sum(axis=1)
+            return known.are_right(rows, features) and bool(np.abs(sums - 1).max() < 1e-2), encoded.batch_size
+
+        numbers, lock = iter(range(_REQUESTS)), threading.Lock()
+
+        def caller(_thread: int) -> list[tuple[int, bool, int]]:
+            found = []
             while True:
                 with lock:
                     number = next(numbers, None)
                 if number is None:
-                    return
-                if number % 50 == 49:
-                    which = number // 50 % len(clips)
-                    answer = wait(videos.video(clips[which], plan=plan, deadline=deadline))
-                    right = (
-                        np.abs(answer.probabilities - expected[which]).max() <= fight.manifest.golden.tolerance["int8"]
-                    )
-                else:
-                    which = number % len(pictures.content)
-                    answer = wait(images.image(pictures.content[which], deadline=deadline))
-                    right = pictures.is_right(which, answer.probabilities)
-                with lock:
-                    batches.append(answer.batch_size)
-                    if not right:
-                        wrong.append((number, which))
+                    return found
+                found.append((number, *request(number)))
 
         began = time.monotonic()
         with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(caller, range(_THREADS)))
+            found = [each for part in pool.map(caller, range(_THREADS)) for each in part]
         spent = time.monotonic() - began
         assert registry.alive
+    wrong = [number for number, right, _ in found if not right]
+    batches = [batch for _, _, batch in found]
     record(
-        requests=len(batches),
-        requests_per_s=round(len(batches) / spent, 1),
+        requests=len(found),
+        requests_per_s=round(len(found) / spent, 1),
         largest_batch=max(batches),
         mean_batch=round(float(np.mean(batches)), 2),
-        pictures=len(pictures.content),
         wrong=wrong[:20],
     )
-    assert len(batches) == _REQUESTS
+    assert sorted(number for number, _, _ in found) == list(range(_REQUESTS))
     assert not wrong
-    assert max(batches) > 1, "requests must have met in a batch"
+    assert max(batches) > 4, "requests must have met in a batch"
+
+
+class Pictures:
+    """Encoded pictures with the answer to each when it was asked alone, all of them further apart than FP16 rounds."""
+
+    def __init__(self, bundle: Bundle, ask: Callable[[bytes], np.ndarray]) -> None:
+        self.content: list[bytes] = []
+        self._answers: list[np.ndarray] = []
+        self._limit = bundle.manifest.golden.tolerance["fp16"]
+        for frame in frames_for(bundle, 96, seed=11):
+            content = png(frame)
+            answer = ask(content)
+            if all(np.abs(answer - other).max() > 3 * self._limit for other in self._answers):
+                self.content.append(content)
+                self._answers.append(answer)
+
+    def is_right(self, number: int, answer: np.ndarray) -> bool:
+        """Nearest to the answer of this picture, and as near as FP16 may be to float."""
+        distances = [float(np.abs(answer - other).max()) for other in self._answers]
+        return int(np.argmin(distances)) == number and distances[number] <= self._limit
 
 
 def vector(answer: dict[str, Any]) -> np.ndarray:
@@ -161,8 +200,9 @@ def test_images_and_videos_over_http_are_answered_by_tensorrt_as_by_openvino(
     clips = [video(tmp_path, frames=50, height=240, width=320, seed=seed) for seed in (31, 32, 33)]
     answers: dict[str, list[dict[str, Any]]] = {}
     metrics = ""
-    for engine in ("tensorrt", "openvino"):
-        with marey_serve("--engine", engine, "--precision", "int8") as served:
+    # Not at INT8, where roundings that flip change some synthetic pictures by 0.3: a swap of colours would hide in that.
+    for engine, precision in (("tensorrt", "fp16"), ("openvino", "fp32")):
+        with marey_serve("--engine", engine, "--precision", precision) as served:
             asked = [served.post("/classify/image", photo, top_k=0) for photo in photos]
             asked += [served.post("/classify/video", clip, top_k=0) for clip in clips]
             assert [each.status_code for each in asked] == [200] * len(asked), asked[0].text
@@ -171,7 +211,7 @@ def test_images_and_videos_over_http_are_answered_by_tensorrt_as_by_openvino(
             if engine == "tensorrt":
                 metrics = served.client.get("/metrics").text
     for answer in answers["tensorrt"]:
-        assert (answer["model"]["engine"], answer["model"]["precision"]) == ("tensorrt", "int8")
+        assert (answer["model"]["engine"], answer["model"]["precision"]) == ("tensorrt", "fp16")
         assert answer["model"]["float_precision"] == "fp16"
         assert gpu.name in answer["model"]["device"]
     assert ready
@@ -179,7 +219,7 @@ def test_images_and_videos_over_http_are_answered_by_tensorrt_as_by_openvino(
     for number, (found, expected) in enumerate(zip(answers["tensorrt"], answers["openvino"], strict=True)):
         bundle = {"imagenet": imagenet, "fight": fight}[found["model"]["name"]]
         differences[f"{bundle.manifest.name} {number}"] = float(np.abs(vector(found) - vector(expected)).max())
-        assert differences[f"{bundle.manifest.name} {number}"] <= bundle.manifest.golden.tolerance["int8"]
+        assert differences[f"{bundle.manifest.name} {number}"] <= bundle.manifest.golden.tolerance["fp16"]
     record(tensorrt_against_openvino=differences)
     # By NVML, which sees the GPU as CUDA does.
     for name in ("marey_gpu_info", "marey_gpu_memory_used_bytes", "marey_gpu_memory_total_bytes"):
@@ -199,7 +239,7 @@ def test_a_server_under_load_answers_each_caller_and_leaves_the_gpu_as_it_was(
     with gpu.current():
         before = gpu.free_bytes()
     each = max(1, _REQUESTS // 10 // _THREADS)
-    with marey_serve("--engine", "tensorrt", "--precision", "int8", str(imagenet.path)) as served:
+    with marey_serve("--engine", "tensorrt", "--precision", "fp16", str(imagenet.path)) as served:
         with gpu.current():
             taken = before - gpu.free_bytes()
 
@@ -208,11 +248,8 @@ def test_a_server_under_load_answers_each_caller_and_leaves_the_gpu_as_it_was(
             assert response.status_code == 200, response.text
             return vector(response.json())
 
-        class Asked:
-            def __init__(self, probabilities: np.ndarray) -> None:
-                self.probabilities = probabilities
-
-        pictures = Pictures(imagenet, lambda content: Asked(ask(served.client, content)))  # type: ignore[arg-type,return-value]
+        pictures = Pictures(imagenet, lambda content: ask(served.client, content))
+        assert len(pictures.content) >= 6, "too few pictures that can be told apart"
 
         def caller(thread: int) -> list[bool]:
             with httpx.Client(base_url=served.url, timeout=120) as client:
