@@ -34,8 +34,8 @@ class TensorRtEngine:
 
     def __init__(self, bundle: Bundle, *, precision: Precision, place: Place, graphs: bool = True) -> None:
         self._thread = threading.get_ident()
+        self._device = Device.open(place.device)  # first: without a GPU, nobody waits for TensorRT's libraries to load
         self._flavour = load_flavour()
-        self._device = Device.open(place.device)
         self._bundle, self._graphs = bundle, graphs
         self._source = PlanSource(bundle, precision=precision, flavour=self._flavour, device=self._device, place=place)
         with self._device.current():
