@@ -89,15 +89,18 @@ def gpu(command: Command) -> Iterator[str]:
             f"the driver {reading.driver or 'here'} supports CUDA {newest} at most, and this image's TensorRT is built for "
             f"CUDA {cuda_major}; install NVIDIA's driver {doctor.OLDEST_DRIVER[cuda_major]} or newer on the host, {_ON_CPU}"
         )
-    elif (known := [each for each in reading.gpus if each.compute_capability]) and all(
-        each.compute_capability < OLDEST_GPU for each in known
-    ):
-        has, needs = ("{}.{}".format(*each) for each in (known[0].compute_capability, OLDEST_GPU))
-        yield f"{known[0].name} has compute capability {has}, and INT8 needs {needs} (Turing) or newer; use another GPU, {_ON_CPU}"
+    elif (known := [(each.compute_capability, each.name) for each in reading.gpus if each.compute_capability]) and max(
+        known
+    )[0] < OLDEST_GPU:
+        (major, minor), name = max(known)
+        yield (
+            f"{name} has compute capability {major}.{minor}, and INT8 needs {OLDEST_GPU[0]}.{OLDEST_GPU[1]} (Turing) or newer; "
+            f"use another GPU, {_ON_CPU}"
+        )
 
 
 def engines(command: Command) -> Iterator[str]:
-    """That there are any, where this image cannot build them: the builder's part is two thirds of TensorRT's size."""
+    """That there are any, where this image cannot build them."""
     cache = os.environ.get("MAREY_ENGINE_CACHE")
     if cache and _on_gpu(command) and _without_builder() and not any(Path(cache).glob("*/*.plan")):
         yield f"there is no TensorRT engine in {cache}, and this image holds no builder; docker compose run --rm engine"
