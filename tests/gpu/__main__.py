@@ -83,7 +83,7 @@ class Run:
             yield Step("speed", pytest("speed"), 180)
             yield Step("service", pytest("service"), 150)
             yield Step("cache", pytest("cache"), 90)
-            yield Step("memory", pytest("memory"), 120)
+            yield Step("memory", pytest("memory"), 180)
             yield Step("faults", pytest("faults"), 90)
             for name in ("imagenet", "fight"):
                 yield self._bench(name, SHIPPED / name, "--engine", "tensorrt", *_TORCH, *_BENCH)

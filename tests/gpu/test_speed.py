@@ -186,7 +186,13 @@ def test_over_http_with_as_little_decoding_as_there_can_be(
 ) -> None:
     """Frames a second of 64-frame videos; which part of a request took how long says what bounds it."""
     with marey_serve(
-        str(resnet.path), "--engine", "tensorrt", "--precision", "int8", MAREY_MAX_QUEUED_ROWS="65536"
+        str(resnet.path),
+        "--engine",
+        "tensorrt",
+        "--precision",
+        "int8",
+        MAREY_MAX_QUEUED_ROWS="65536",
+        MAREY_TIMEOUT_MS="600000",
     ) as served:
         address = Address.parse(served.url)
         requests = [request(address, "/classify/video?frames=64", file=clip) for clip in clips]
