@@ -17,7 +17,7 @@ EngineName = Literal["auto", "tensorrt", "openvino", "onnxruntime"]
 class Settings(BaseSettings):
     """Frozen: what a command line says is laid over the environment by `Settings(**flags)`, once."""
 
-    model_config = SettingsConfigDict(env_prefix="MAREY_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="MAREY_", env_ignore_empty=True, frozen=True, extra="forbid")
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it.")

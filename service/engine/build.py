@@ -42,7 +42,12 @@ def build_plan(
     """
     trt, log = flavour.trt, log_of(flavour.name)
     log.reason()
-    builder = trt.Builder(log.sink)
+    try:
+        builder = trt.Builder(log.sink)
+    except TypeError as error:  # what its bindings raise where there is none to give
+        raise EngineError(
+            f"{flavour} has no builder here ({log.reason()}); build the engine where the whole TensorRT is"
+        ) from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log.sink)
     if not parser.parse(onnx):
