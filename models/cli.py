@@ -18,7 +18,7 @@ from models.report import Report, markdown
 from service import __version__
 from service.bundle.manifest import Precision
 from service.bundle.store import Bundle, open_bundle
-from service.errors import EngineUnavailable, MareyError
+from service.errors import EngineError, MareyError
 
 P = ParamSpec("P")
 Channels = Literal["rgb", "bgr", "gray"]
@@ -55,6 +55,7 @@ _force = click.option("--force", is_flag=True, help="Keep an INT8 encoder that l
 def main() -> None:
     """Turn Keras CNN-LSTM models into bundles that marey serves: train, export, calibrate, prove."""
     logging.basicConfig(level="WARNING", format="%(levelname)s %(name)s: %(message)s")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # or nothing is left for the TensorRT engine at the end
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's greetings would stand before our sentences
 
 
@@ -301,12 +302,13 @@ def _engine_too(bundle: Bundle) -> None:
     """Where there is a GPU and a TensorRT, the engine is built at once; else the line says how, on stderr beside any JSON."""
     from models.engine import build_engines
 
+    cache = os.environ.get("MAREY_ENGINE_CACHE")
     try:
-        for built in build_engines(bundle):
+        for built in build_engines(bundle, cache=Path(cache) if cache else None):
             click.echo(built.sentence, err=True)
-    except EngineUnavailable as missing:
-        click.echo(f"no TensorRT engine here: {missing}", err=True)
-        click.echo(f"on the GPU host: marey-build engine {shlex.quote(bundle.path.name)}", err=True)
+    except EngineError as error:  # the bundle is whole all the same
+        click.echo(f"no TensorRT engine here: {error}", err=True)
+        click.echo(f"on the GPU host: marey-build engine {shlex.quote(str(bundle.path))}", err=True)
 
 
 def _tell(bundle: Bundle, report: Report | None, *, as_json: bool) -> None:

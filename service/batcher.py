@@ -301,22 +301,27 @@ class Batcher:
         try:
             outputs = flight.finish()
             _check(outputs, flight)
+            now, start = time.monotonic(), 0
+            shares = []
+            for entry in flight.members:
+                stop = start + len(entry.rows)
+                share = {name: array[start:stop] for name, array in outputs.items()}
+                shares.append(Rows(share, flight.rows, flight.began - entry.queued, now - flight.began))
+                start = stop
         except BaseException as error:  # noqa: BLE001  # told to every member, and in the log
             self._fail(flight, error)
             return
-        now = time.monotonic()
+        for entry, rows in zip(flight.members, shares, strict=True):
+            entry.future.set_result(rows)
         self._flying_rows -= flight.rows
         spent = now - max(flight.began, self._landed)  # not the time that another batch was before it
         self._landed = now
         speed = flight.rows / max(spent, 1e-6)
         self._rows_per_s = 0.8 * self._rows_per_s + 0.2 * speed if self._rows_per_s else speed
-        self._observe(flight.members[0].stage, flight.rows, spent)
-        start = 0
-        for entry in flight.members:
-            stop = start + len(entry.rows)
-            share = {name: array[start:stop] for name, array in outputs.items()}
-            entry.future.set_result(Rows(share, flight.rows, flight.began - entry.queued, now - flight.began))
-            start = stop
+        try:
+            self._observe(flight.members[0].stage, flight.rows, spent)
+        except Exception:
+            logger.exception("a batch was run, and could not be counted")
 
     def _fail(self, flight: _Flight, error: BaseException) -> None:
         stage = flight.members[0].stage

@@ -220,6 +220,10 @@ def bench(
         raise click.UsageError("--file and --concurrency are for a service; give --http or --url with them")
     settings = _settings(threads=wishes["threads"], log_level="error")  # what does not run is in the table
     command = shlex.join(["marey", *sys.argv[1:]])
+    try:  # before minutes are spent on figures that could not be kept
+        target = None if json_to in (None, "-") else Path(str(json_to)).open("w", encoding="utf-8")  # noqa: SIM115  # written below
+    except OSError as error:
+        raise click.UsageError(f"--json {json_to}: {error.strerror}; name a file that can be written") from None
     report: BaseModel
     if url is not None or http:
         report, table = of_service(
@@ -234,8 +238,9 @@ def bench(
         click.echo(document, nl=False)
         return
     click.echo(table)
-    if json_to is not None:
-        Path(json_to).write_text(document, encoding="utf-8")
+    if target is not None:
+        with target:
+            target.write(document)
 
 
 def _status(text: str) -> None:

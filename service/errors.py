@@ -23,6 +23,7 @@
     └── EngineError               a network could not be loaded or run
         ├── EngineUnavailable     … for want of a package, a driver or a device on this machine
         ├── DeviceFull            … for want of memory on the device
+        ├── BuildCancelled        … because the service is stopping
         └── DeviceLost            … nor anything else on that device, until the process starts anew
 
 Each carries its status and code; the message names the value, the limit and the remedy. `service/api/problems.py` is the
@@ -133,6 +134,10 @@ class EngineUnavailable(EngineError):
 
 class DeviceFull(EngineError):
     """Building the engine anew would not help."""
+
+
+class BuildCancelled(EngineError):
+    """Nothing else is tried in its place."""
 
 
 class DeviceLost(EngineError):

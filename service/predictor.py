@@ -70,12 +70,6 @@ class Predictor:
     def golden_difference(self) -> float:
         return max(replica.golden_difference for replica in self.replicas)
 
-    async def close(self) -> None:
-        """Close the engines, each on its device thread."""
-        for replica in self.replicas:
-            if replica.batcher.alive:
-                await replica.batcher.call(replica.engine.close)
-
     async def image(self, data: bytes, *, deadline: float, priority: Priority = "interactive") -> Answer:
         """Classify an encoded image. `deadline`: monotonic seconds. Raises RequestError, ServiceError or EngineError."""
         decoding = self._decoders.image(data, spec=self.manifest.input)

@@ -14,11 +14,11 @@ from pathlib import Path
 from service.batcher import Batcher
 from service.bundle.manifest import Task
 from service.bundle.store import Bundle, find_bundles, open_bundle
-from service.engine.base import Place
+from service.engine.base import Engine, Place
 from service.engine.buckets import BUCKETS
 from service.engine.golden import warm
 from service.engine.select import Opened, open_engine
-from service.errors import BundleError, DeviceLost, EngineError, MareyError, UnknownModel
+from service.errors import BuildCancelled, BundleError, DeviceLost, EngineError, MareyError, UnknownModel
 from service.media.limits import Limits
 from service.media.workers import DecodePool
 from service.predictor import Predictor, Replica
@@ -58,6 +58,8 @@ class Registry:
             for device in settings.devices or (0,)
         }
         self._stopping = threading.Event()
+        self._engines: list[tuple[int, Engine]] = []
+        self.building = ""  # what is being built, for those who ask whether the service is ready
 
     async def start(self) -> None:
         """Open every bundle; one that fails is set aside and named. Raises when none is left to serve."""
@@ -77,11 +79,19 @@ class Registry:
         await self.decoders.warm()
         logger.info("ready in %.1f s: %s", time.monotonic() - began, ", ".join(self._models))
 
+    def stop(self) -> None:
+        """Give up what is being loaded, as soon as it can be; `close` follows."""
+        self._stopping.set()
+
     async def close(self) -> None:
-        self._stopping.set()  # an engine that is being built is given up
-        for model in self._models.values():
-            await model.close()
-        for batcher in self._devices.values():
+        """Close the engines, each on its device thread, then the threads and the decoders, whatever one of them says."""
+        self.stop()
+        for device, batcher in self._devices.items():
+            if batcher.alive:
+                try:
+                    await batcher.call(partial(self._close_engines, device))
+                except MareyError as error:
+                    logger.warning("the engines of device %d were not closed: %s", device, error)
             await asyncio.to_thread(batcher.close)
         await self.decoders.close()
 
@@ -121,17 +131,14 @@ class Registry:
         if bundle.manifest.name in self._models:
             raise BundleError(f"a bundle named {bundle.manifest.name!r} is already served; rename one of the two")
         replicas: list[Replica] = []
-        try:
-            for (
-                device,
-                batcher,
-            ) in self._devices.items():  # one after the other: the second finds the engine in the cache
+        for device, batcher in self._devices.items():  # one after the other: the second finds the engine in the cache
+            try:
                 opened = await batcher.call(partial(self._open_engine, bundle, device))
-                replicas.append(Replica(opened.engine, batcher, opened.golden_difference))
-        except BaseException:
-            for replica in replicas:
-                await replica.batcher.call(replica.engine.close)
-            raise
+            except Exception:
+                for replica in replicas:
+                    await replica.batcher.call(partial(self._discard, replica.engine))
+                raise
+            replicas.append(Replica(opened.engine, batcher, opened.golden_difference))
         return Predictor(bundle, replicas=tuple(replicas), decoders=self.decoders)
 
     def _open_engine(self, bundle: Bundle, device: int) -> Opened:
@@ -140,13 +147,41 @@ class Registry:
             threads=settings.threads,
             device=device,
             engine_cache=settings.engine_cache,
+            progress=partial(self._note, bundle.manifest.name),
             cancelled=self._stopping.is_set,
         )
         # Whoever names GPUs does not want to be served by the CPU.
         name = "tensorrt" if settings.devices and settings.engine == "auto" else settings.engine
         opened = open_engine(bundle, name=name, precision=settings.precision, place=place)
-        warm(opened.engine, bundle, buckets=[rows for rows in BUCKETS if rows <= opened.engine.info.max_batch])
+        # Kept here, and not with whoever waits for it: that may be cancelled, and then nobody would close the engine.
+        self._engines.append((device, opened.engine))
+        try:
+            self._refuse_if_stopping()
+            warm(opened.engine, bundle, buckets=[rows for rows in BUCKETS if rows <= opened.engine.info.max_batch])
+        except BaseException:
+            self._discard(opened.engine)
+            raise
         return opened
+
+    def _refuse_if_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise BuildCancelled("the engine was given up, because the service is stopping")
+
+    def _discard(self, engine: Engine) -> None:
+        """On the engine's device thread."""
+        self._engines = [each for each in self._engines if each[1] is not engine]
+        try:
+            engine.close()
+        except MareyError as error:
+            logger.warning("%s on %s did not close: %s", engine.info.name, engine.info.device, error)
+
+    def _close_engines(self, device: int) -> None:
+        """On the device's own thread."""
+        for engine in [engine for where, engine in self._engines if where == device]:
+            self._discard(engine)
+
+    def _note(self, name: str, phase: str, part: float) -> None:
+        self.building = f"the TensorRT engine of {name} is being built ({phase}, {part:.0%})"
 
     def _add(self, model: Predictor) -> None:
         self._models[model.manifest.name] = model

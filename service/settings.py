@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.engine.base import Choice
@@ -68,9 +68,12 @@ class Settings(BaseSettings):
 
     @field_validator("devices")
     @classmethod
-    def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+    def _each_once_and_used(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         if len(set(value)) != len(value):
-            raise ValueError("name each GPU once")
+            raise ValueError("name each GPU once, such as 0,1")
+        engine = info.data.get("engine")
+        if value and engine not in ("auto", "tensorrt"):
+            raise ValueError(f"these are GPUs, which the engine {engine} does not use; leave one of the two out")
         return value
 
     @field_validator("log_level", mode="before")

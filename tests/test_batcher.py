@@ -289,6 +289,18 @@ async def test_a_failure_under_way_reaches_its_own_callers_only(batcher: Batcher
     assert batcher.pending_rows == 0
 
 
+async def test_an_observer_that_fails_keeps_nobody_waiting(engine: FakeEngine) -> None:
+    def fail(_stage: Stage, _rows: int, _seconds: float) -> None:
+        raise RuntimeError("no room for figures")
+
+    made = Batcher(max_queued_rows=200, observe=fail)
+    made.start()
+    for _ in range(2):
+        assert (await asyncio.wait_for(made.run(engine, "encoder", rows(2), deadline=soon()), 10)).batch_size == 2
+    assert made.alive
+    made.close()
+
+
 async def test_a_lost_device_ends_the_thread_and_answers_everybody(batcher: Batcher, gpu: FakeGpu) -> None:
     gpu.gate.clear()
     first = asyncio.create_task(batcher.run(gpu, "encoder", rows(1), deadline=soon()))

@@ -38,6 +38,7 @@ def create_app(
             yield
         finally:
             state.phase = "draining"
+            state.registry.stop()
             loading.cancel()  # nobody will ask for what is not loaded yet
             await asyncio.gather(loading, return_exceptions=True)
             await state.registry.close()

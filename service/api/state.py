@@ -48,7 +48,8 @@ class State:
         if self.phase == "draining":
             raise Draining("the service is stopping; send the request to another instance", retry_after_s=1)
         if self.phase == "loading":
-            raise NotReady("the models are still being loaded; retry in a moment", retry_after_s=1)
+            doing = self.registry.building or "the models are still being loaded"
+            raise NotReady(f"{doing}; retry in a moment", retry_after_s=1)
         if self.failure is not None:
             what = "the models could not be loaded: " if self.phase == "failed" else ""
             raise NotReady(f"{what}{self.failure}", retry_after_s=30)

@@ -11,7 +11,7 @@ from service.engine.flavour import PACKAGES, Name
 from service.engine.probe import OnnxRuntime, OpenVino, Package, PyCuda, installed
 
 _TITLES: dict[str, str] = {str(name): title for name, title in PACKAGES.items()}
-_GPU_EXTRA = "make gpu (in a checkout), or pip install 'marey[gpu]'"
+_GPU_EXTRA = "make gpu in a checkout of marey"
 # PyCUDA has no wheels: what is missing shows only when it is compiled, or when it is imported elsewhere.
 _PYCUDA = f"{_GPU_EXTRA}, with the CUDA toolkit installed and nvcc on PATH"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.engine.flavour import Flavour, log_of
-from service.errors import EngineError
+from service.errors import BuildCancelled, EngineError
 
 Shape = tuple[int, ...]
 # For each input its smallest, usual and largest shape.
@@ -42,12 +42,7 @@ def build_plan(
     """
     trt, log = flavour.trt, log_of(flavour.name)
     log.reason()
-    try:
-        builder = trt.Builder(log.sink)
-    except TypeError as error:  # what its bindings raise where there is none to give
-        raise EngineError(
-            f"{flavour} has no builder here ({log.reason()}); build the engine where the whole TensorRT is"
-        ) from error
+    builder = _builder(flavour)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log.sink)
     if not parser.parse(onnx):
@@ -67,26 +62,42 @@ def build_plan(
             shapes.set_shape(name, *sizes)
         if config.add_optimization_profile(shapes) < 0:
             raise EngineError(f"{flavour} refuses the profile {dict(profile)}: {log.reason()}; export the bundle again")
-    monitor = _monitor(trt, progress, cancelled)
-    config.progress_monitor = monitor
+    interrupted: list[BaseException] = []
+    config.progress_monitor = _monitor(trt, progress, cancelled, interrupted)
     plan = builder.build_serialized_network(network, config)
+    if interrupted:
+        raise interrupted[0]
     if plan is None:
         if cancelled():
-            raise EngineError("the build of the engine was stopped, because the service is stopping")
+            raise BuildCancelled("the build of the engine was stopped, because the service is stopping")
         raise EngineError(f"{flavour} cannot build the graph: {log.reason()}")
     kept = bytes(timings.serialize()) if timings is not None else None
     return Plan(bytes(plan), network.num_layers, kept)
 
 
+def _builder(flavour: Flavour) -> Any:
+    log = log_of(flavour.name)
+    try:
+        return flavour.trt.Builder(log.sink)
+    except TypeError as error:  # what its bindings raise where there is none to give
+        raise EngineError(
+            f"{flavour} has no builder here ({log.reason()}); build the engine where the whole TensorRT is"
+        ) from error
+
+
 def _timings(config: Any, kept: bytes) -> Any:
     timings = config.create_timing_cache(kept)
-    if not config.set_timing_cache(timings, ignore_mismatch=False):
+    if timings is None or not config.set_timing_cache(timings, ignore_mismatch=False):
         timings = config.create_timing_cache(b"")  # what was kept is of another GPU or version
         config.set_timing_cache(timings, ignore_mismatch=False)
     return timings
 
 
-def _monitor(trt: Any, progress: Progress | None, cancelled: Callable[[], bool]) -> Any:
+def _monitor(
+    trt: Any, progress: Progress | None, cancelled: Callable[[], bool], interrupted: list[BaseException]
+) -> Any:
+    """`interrupted` gets what is raised in its methods, Ctrl-C as a rule: TensorRT would only say that it was cancelled."""
+
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # a class of the module that was imported just now
         def __init__(self) -> None:
             super().__init__()
@@ -101,10 +112,13 @@ def _monitor(trt: Any, progress: Progress | None, cancelled: Callable[[], bool])
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             self._tell(phase_name, step + 1)
-            return not cancelled()
+            return not interrupted and not cancelled()
 
         def _tell(self, phase: str, step: int) -> None:
-            if progress is not None:
-                progress(phase, min(1.0, step / max(1, self._steps.get(phase, 1))))
+            try:
+                if progress is not None:
+                    progress(phase, min(1.0, step / max(1, self._steps.get(phase, 1))))
+            except BaseException as error:  # noqa: BLE001  # raised again once TensorRT has given up
+                interrupted.append(error)
 
     return Monitor()

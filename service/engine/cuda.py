@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DeviceFull, DeviceLost, EngineError, EngineUnavailable
+
+logger = logging.getLogger(__name__)
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: never waits for the default stream
 _devices: dict[int, Device] = {}
@@ -52,6 +55,10 @@ class Device:
                             f"there is no GPU {ordinal}: CUDA sees {count}, numbered from 0; correct --devices or CUDA_VISIBLE_DEVICES"
                         )
                     _devices[ordinal] = Device(driver, ordinal)
+                except driver.MemoryError as error:
+                    raise DeviceFull(
+                        f"GPU {ordinal} has no memory left for a context ({error}); stop what else uses it"
+                    ) from error
                 except driver.Error as error:
                     raise EngineUnavailable(
                         f"CUDA does not start ({error}); check the driver with nvidia-smi"
@@ -87,7 +94,10 @@ class Device:
                 raise lost from error
             raise
         finally:
-            self._driver.Context.pop()
+            try:
+                self._driver.Context.pop()
+            except self._driver.Error:  # of work that failed before; the next use of the context says so
+                logger.exception("the context of GPU %d could not be put away", self.ordinal)
 
     def stream(self) -> Any:
         return self._driver.Stream(_NON_BLOCKING)
@@ -152,7 +162,7 @@ def load_driver() -> Any:
     except ModuleNotFoundError as error:
         if error.name in ("pycuda", "pycuda.driver"):
             raise EngineUnavailable(
-                "pycuda is not installed; pip install 'marey[gpu]' (it is compiled: CUDA toolkit and gcc needed)"
+                "pycuda is not installed; run make gpu in a checkout (it is compiled: CUDA toolkit and gcc needed)"
             ) from None
         raise EngineUnavailable(f"pycuda lacks {error.name}; install it again") from None
     except (ImportError, OSError) as error:

@@ -53,7 +53,9 @@ def load_flavour() -> Flavour:
                 refused.append(f"{title} {version} is older than {'.'.join(map(str, _OLDEST))}")
                 continue
             return Flavour(name, title, version, trt)
-    raise EngineUnavailable(f"{', '.join(refused)}; install one of them: pip install 'marey[gpu]' (or tensorrt-rtx)")
+    raise EngineUnavailable(
+        f"{', '.join(refused)}; run make gpu in a checkout, or pip install tensorrt or tensorrt-rtx"
+    )
 
 
 class Log:

@@ -42,7 +42,7 @@ def to_fp16(model: bytes) -> bytes:
         import onnx  # noqa: PLC0415  # of the extra [gpu]; the service itself does without it
     except ImportError:
         raise EngineUnavailable(
-            "casting to FP16 needs the onnx package, which is not installed; pip install 'marey[gpu]'"
+            "casting to FP16 needs the onnx package, which is not installed; run make gpu in a checkout, or pip install onnx"
         ) from None
     proto = _read(onnx, model)
     _Cast(onnx, proto).run()

@@ -22,7 +22,7 @@ from service.engine.capture import Graph
 from service.engine.cuda import Buffer, Device
 from service.engine.flavour import Flavour, log_of
 from service.engine.profiles import profile_of
-from service.errors import DeviceFull, EngineError
+from service.errors import BuildCancelled, DeviceFull, EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ class Network:
         fixed: Sequence[Shape] = (),
         graphs: bool = True,
         kernels: bytes | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         self._flavour, self._device, self._profiles, self._fixed = flavour, device, profiles, tuple(fixed)
         self._log = log_of(flavour.name)
@@ -82,7 +83,7 @@ class Network:
                 raise kind(f"{flavour} does not load the plan on GPU {device.ordinal}: {reason}")
             try:
                 self._open(kernels)
-                self._warm()
+                self._warm(cancelled)
             except BaseException as error:
                 # The frames that it came through hold contexts of the engine, which must end while the device's is current.
                 traceback.clear_frames(error.__traceback__)
@@ -249,12 +250,14 @@ class Network:
         config.set_runtime_cache(compiled)
         return config, compiled
 
-    def _warm(self) -> None:
+    def _warm(self, cancelled: Callable[[], bool]) -> None:
         """Run every lane of every slot once, and record it as a CUDA graph where its shape is fixed."""
         for slot in self._slots:
             slot.source.host.fill(0)
             slot.source.upload(slot.source.host.nbytes, self._computes)
             for key, lane in slot.lanes.items():
+                if cancelled():
+                    raise BuildCancelled("the engine was given up while it was warmed, because the service is stopping")
                 if isinstance(key, int):
                     self._shape(lane, self._profiles[key][self._input][1])
                 self._launch(lane)

@@ -75,11 +75,11 @@ class PlanSource:
                 self._try_to_keep(partial(self.cache.keep_timings, self.key, plan.timing_cache))
         return plans
 
-    def keep(self, plans: Mapping[Stage, bytes], *, seconds: float) -> None:
-        """Cache plans that have been loaded well; where that cannot be, say so and go on."""
+    def keep(self, plans: Mapping[Stage, bytes], *, seconds: float) -> bool:
+        """Cache plans that have been loaded well; where that cannot be, say so and give False."""
         files = {f"{stage}.plan": data for stage, data in plans.items()}
         built = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(seconds, 1)}
-        self._try_to_keep(lambda: self.cache.save(self.key, files, built=built))
+        return self._try_to_keep(lambda: self.cache.save(self.key, files, built=built))
 
     def kernels(self, stage: Stage) -> bytes | None:
         """What TensorRT-RTX compiled from the plan in an earlier process, if that was kept."""
@@ -97,8 +97,10 @@ class PlanSource:
         return None if told is None else lambda phase, part: told(f"{stage}: {phase}", part)
 
     @staticmethod
-    def _try_to_keep(save: Callable[[], object]) -> None:
+    def _try_to_keep(save: Callable[[], object]) -> bool:
         try:
             save()
-        except (EngineError, OSError) as error:
+        except EngineError as error:
             logger.warning("the next start will take as long as this one: %s", error)
+            return False
+        return True

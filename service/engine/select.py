@@ -13,7 +13,7 @@ from service.engine.golden import prove
 from service.engine.ort import OnnxRuntimeEngine
 from service.engine.ov import OpenVinoEngine
 from service.engine.trt import TensorRtEngine
-from service.errors import DeviceLost, EngineError, EngineUnavailable
+from service.errors import BuildCancelled, DeviceLost, EngineError, EngineUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def open_engine(bundle: Bundle, *, name: str = "auto", precision: Choice = "auto
             attempt = f"{engine_name} {wanted}"
             try:
                 engine, difference = _proved(ENGINES[engine_name].open, bundle, wanted, place)
-            except DeviceLost:
+            except (BuildCancelled, DeviceLost):
                 raise
             except EngineUnavailable as error:
                 refused.append(f"{engine_name}: {error}")
@@ -89,6 +89,6 @@ def _proved(opener: _Opener, bundle: Bundle, precision: Precision, place: Place)
     engine = opener(bundle, precision=precision, place=place)
     try:
         return engine, prove(engine, bundle)
-    except EngineError:
+    except BaseException:
         engine.close()
         raise

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from service.engine.cuda import Device
 from service.engine.flavour import load_flavour, log_of
 from service.engine.network import SLOTS, Network
 from service.engine.plans import STAGES, PlanSource
-from service.errors import DeviceFull, DeviceLost, EngineError
+from service.errors import BuildCancelled, DeviceFull, DeviceLost, EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,14 @@ class TensorRtEngine:
         self._source = PlanSource(bundle, precision=precision, flavour=self._flavour, device=self._device, place=place)
         with self._device.current():
             self._runtime = self._flavour.trt.Runtime(log_of(self._flavour.name).sink)
-        self._networks = self._from_cache() or self._built(cancelled=place.cancelled)
-        self._keep_kernels()
+        self._cancelled = place.cancelled
+        self.kept = True  # in the cache, so that the next start need not build
+        self._networks = self._from_cache() or self._built()
+        try:
+            self._keep_kernels()
+        except BaseException:
+            self.close()
+            raise
         self.info = EngineInfo(
             "tensorrt",
             precision,
@@ -89,17 +95,19 @@ class TensorRtEngine:
         return self._networks[stage].begin(blocks, rows=bucket)
 
     def close(self) -> None:
-        for network in self._networks.values():
-            network.close()
-        self._networks.clear()
-        with self._device.current():
-            self._runtime = None
+        """Give all of it back; what one network complains of does not keep the other."""
+        with ExitStack() as stack:
+            stack.enter_context(self._device.current())
+            stack.callback(setattr, self, "_runtime", None)
+            for network in self._networks.values():
+                stack.callback(network.close)
+            self._networks = {}
 
     def _from_cache(self) -> dict[Stage, Network] | None:
         """The networks of the cached engine, or None after a line that says why it is built anew."""
         try:
             return self._opened(self._source.cached())
-        except (DeviceFull, DeviceLost):
+        except (BuildCancelled, DeviceFull, DeviceLost):
             raise
         except EngineError as error:
             logger.log(
@@ -110,7 +118,7 @@ class TensorRtEngine:
             )
             return None
 
-    def _built(self, *, cancelled: Callable[[], bool]) -> dict[Stage, Network]:
+    def _built(self) -> dict[Stage, Network]:
         """Build, load, and only then keep. TensorRT-RTX may not know the GPU at hand, but run a plan for all that it knows."""
         refused: list[str] = []
         for this_gpu in (True, False) if self._flavour.rtx else (True,):
@@ -120,15 +128,13 @@ class TensorRtEngine:
                     plans = self._source.build(this_gpu=this_gpu)
                 seconds = time.monotonic() - began
                 networks = self._opened(plans)
-            except (DeviceFull, DeviceLost):
+            except (BuildCancelled, DeviceFull, DeviceLost):
                 raise
             except EngineError as error:
-                if cancelled():
-                    raise
                 refused.append(f"{'for this GPU' if this_gpu else 'for every GPU'}: {error}")
                 continue
             logger.info("bundle %s: engine built in %.1f s", self._bundle.manifest.name, seconds)
-            self._source.keep(plans, seconds=seconds)
+            self.kept = self._source.keep(plans, seconds=seconds)
             return networks
         raise EngineError("; ".join(refused) if self._flavour.rtx else refused[0].partition(": ")[2])
 
@@ -147,6 +153,7 @@ class TensorRtEngine:
                     fixed=[(bucket, *shape) for bucket in BUCKETS] if stage == "encoder" else (),
                     graphs=self._graphs,
                     kernels=self._source.kernels(stage),
+                    cancelled=self._cancelled,
                 )
         except BaseException:
             for network in networks.values():
@@ -156,7 +163,7 @@ class TensorRtEngine:
 
     def _keep_kernels(self) -> None:
         """TensorRT-RTX has compiled what it needs by now; the next start need not."""
-        for stage, network in self._networks.items():
+        for stage, network in self._networks.items() if self.kept else ():
             with self._device.current():
                 kernels = network.kernels
             if kernels is not None and kernels != self._source.kernels(stage):

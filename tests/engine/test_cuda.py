@@ -206,7 +206,7 @@ def test_a_missing_pycuda_and_a_missing_driver_are_told_apart(machine) -> None:
     result = subprocess.run(
         [sys.executable, "-c", blocked], env=environment, capture_output=True, text=True, check=True
     )
-    assert result.stdout.startswith("EngineUnavailable pycuda is not installed; pip install 'marey[gpu]'")
+    assert result.stdout.startswith("EngineUnavailable pycuda is not installed; run make gpu")
 
 
 def _ignored(call: Callable[[], object]) -> None:

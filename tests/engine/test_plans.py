@@ -125,6 +125,12 @@ def _flip_and_vouch(file: Path) -> None:
         pytest.param(lambda folder: (folder / "encoder.plan.json").unlink(), "is missing", id="without a sidecar"),
         pytest.param(lambda folder: (folder / "encoder.plan").chmod(0o666), "by everybody", id="open to everybody"),
         pytest.param(lambda folder: folder.chmod(0o777), "by everybody", id="in a folder that is"),
+        pytest.param(
+            lambda folder: (folder / "head.plan.json").write_text("[" * 100_000), "cannot be read", id="a deep sidecar"
+        ),
+        pytest.param(
+            lambda folder: (folder / "head.plan.json").write_text("null"), "is not one", id="a sidecar of null"
+        ),
     ],
 )
 def test_an_engine_that_was_changed_is_never_loaded(

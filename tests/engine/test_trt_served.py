@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -84,6 +85,33 @@ def test_a_server_whose_gpu_fails_answers_with_503_and_ends_to_be_restarted(
         assert (failed.status_code, failed.json()["code"]) == (503, "device_lost")
         assert failed.headers["Retry-After"] == "30"
         assert running.process.wait(timeout=30) == 1
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.4, 0.8, 1.2])
+def test_a_server_that_is_stopped_while_it_loads_gives_everything_back(
+    machine, color_bundle: Bundle, tmp_path: Path, after_s: float
+) -> None:
+    report = tmp_path / "report.json"
+    variables = machine.variables(STANDIN_REPORT=str(report), MAREY_ENGINE_CACHE=str(tmp_path / "cache"))
+    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--engine", "tensorrt", str(color_bundle.path)]
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert "listens" in process.stdout.readline()
+        time.sleep(after_s)  # somewhere in building, warming or proving
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert "could not be cleaned up" not in said
+    left = (
+        json.loads(report.read_text()) if report.exists() else dict.fromkeys(CLEAN, 0)
+    )  # the driver was not there yet
+    assert {name: left[name] for name in CLEAN} == dict.fromkeys(CLEAN, 0)
 
 
 def test_without_a_gpu_the_server_says_what_is_missing(machine, color_bundle: Bundle, tmp_path: Path) -> None:

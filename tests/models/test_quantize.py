@@ -89,13 +89,13 @@ def test_the_manifest_records_calibration_and_a_tolerance_that_was_measured(fore
     features = OpenVino(bundle.file("encoder.int8").read_bytes(), hint="f32")(flat)
     found = Runtime(bundle.file("head").read_bytes())(features.reshape(*golden.frames.shape[:2], -1))["probabilities"]
     difference = float(np.abs(found - golden.probabilities).max())
-    assert difference < manifest.golden.tolerance["int8"] <= max(0.03, 1.25 * difference + 0.05)
+    assert difference < manifest.golden.tolerance["int8"] <= max(0.03, 1.75 * difference + 0.05)
     assert manifest.golden.tolerance["fp32"] == 1e-3
 
 
 def test_the_tolerance_never_falls_below_what_fusion_alone_changes() -> None:
     assert tolerance({"f32": 0.0, "bf16": 0.001}) == 0.03
-    assert tolerance({"f32": 0.1, "bf16": 0.2}) == pytest.approx(0.27)
+    assert tolerance({"f32": 0.1, "bf16": 0.2}) == pytest.approx(0.37)
 
 
 def test_the_float_graphs_stay_as_they_were(foreign_bundle: Bundle, foreign_int8: Bundle) -> None:
