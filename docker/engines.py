@@ -57,6 +57,7 @@ def main() -> int:
                     threads=settings.threads,
                     device=device,
                     engine_cache=settings.engine_cache,
+                    must_keep=True,
                     progress=_Progress(f"{bundle.manifest.name} on GPU {device}"),
                 )
                 opened = open_engine(bundle, name="tensorrt", precision=settings.precision, place=place)

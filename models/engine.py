@@ -15,8 +15,6 @@ from service.bundle.store import Bundle
 from service.engine.base import Place
 from service.engine.cache import EngineCache
 from service.engine.select import open_engine
-from service.engine.trt import TensorRtEngine
-from service.errors import EngineError
 
 
 class Built(BaseModel):
@@ -54,14 +52,9 @@ def build_engines(
                 bar.set_description_str(phase[:40], refresh=False)
                 bar.update(part - bar.n)
 
-            place = Place(threads=THREADS, device=device, engine_cache=cache, progress=progress)
+            place = Place(threads=THREADS, device=device, engine_cache=cache, must_keep=True, progress=progress)
             opened = open_engine(bundle, name="tensorrt", precision=precision, place=place)
         with closing(opened.engine) as engine:
-            if isinstance(engine, TensorRtEngine) and not engine.kept:
-                raise EngineError(
-                    f"the {precision} engine of {bundle.manifest.name} runs, but it could not be kept in {EngineCache(cache).root}; "
-                    "set MAREY_ENGINE_CACHE to a folder that can be written, with room for it"
-                )
             built.append(
                 Built(
                     bundle=bundle.manifest.name,

@@ -21,13 +21,14 @@ Outputs = dict[str, NDArray[np.float32]]
 class Place:
     """Where an engine runs: CPU `threads`, or the GPU of CUDA ordinal `device`; the folder that keeps what was built for it.
 
-    `engine_cache` None: the user's. While an engine is built, `progress` is told the phase and how much of it is done, 0 to 1,
+    `engine_cache` None: the user's; with `must_keep`, an engine that cannot be kept there is an EngineError. While an engine is built, `progress` is told the phase and how much of it is done, 0 to 1,
     and `cancelled` is asked; once it is true, the build ends with EngineError.
     """
 
     threads: int
     device: int = 0
     engine_cache: Path | None = None
+    must_keep: bool = False
     progress: Callable[[str, float], None] | None = None
     cancelled: Callable[[], bool] = lambda: False
 

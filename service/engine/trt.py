@@ -44,7 +44,7 @@ class TensorRtEngine:
         self.kept = True  # in the cache, so that the next start need not build
         self._networks = self._from_cache() or self._built()
         try:
-            self._keep_kernels()
+            self._keep_kernels(must_keep=place.must_keep)
         except BaseException:
             self.close()
             raise
@@ -161,8 +161,13 @@ class TensorRtEngine:
             raise
         return networks
 
-    def _keep_kernels(self) -> None:
-        """TensorRT-RTX has compiled what it needs by now; the next start need not."""
+    def _keep_kernels(self, *, must_keep: bool) -> None:
+        """TensorRT-RTX has compiled what it needs by now; the next start need not. Raises EngineError if that is a must."""
+        if must_keep and not self.kept:
+            raise EngineError(
+                f"the engine runs, but it could not be kept in {self._source.cache.root}; "
+                "set MAREY_ENGINE_CACHE to a folder that can be written, with room for it"
+            )
         for stage, network in self._networks.items() if self.kept else ():
             with self._device.current():
                 kernels = network.kernels

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -20,6 +21,7 @@ from service.bundle.store import Bundle
 from service.engine.base import Place
 from service.engine.golden import prove
 from service.engine.trt import TensorRtEngine
+from service.errors import EngineError
 
 OPEN = """
 import json, logging, sys
@@ -154,6 +156,15 @@ def test_an_engine_that_was_changed_is_never_loaded(
         assert standin_trt.counters.built - before == built
         assert len(caplog.records) == lines, caplog.text
         assert saying in caplog.text or not lines
+
+
+@pytest.mark.standin
+def test_an_engine_that_must_be_kept_and_cannot_be_is_an_error(color_bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    place = Place(1, engine_cache=tmp_path / "file" / "engines")
+    TensorRtEngine(color_bundle, precision="fp32", place=place).close()
+    with pytest.raises(EngineError, match=r"runs, but it could not be kept in .*set MAREY_ENGINE_CACHE"):
+        TensorRtEngine(color_bundle, precision="fp32", place=replace(place, must_keep=True))
 
 
 @pytest.mark.standin
