@@ -99,9 +99,11 @@ def gpus(reading: Reading, *, cuda: Cuda, seen: Seen, ordinals: Sequence[str] = 
     checks = [_gpu(gpu, numbers.get(gpu.index), known=bool(ordinals)) for gpu in reading.gpus]
     if not checks:
         says = (
-            f"CUDA sees {cuda.devices} GPUs, and NVML cannot describe them: {reading.reason}; there are no GPU metrics"
+            f"CUDA sees {cuda.devices} of them, and NVML cannot describe them: {reading.reason}; there are no GPU metrics"
         )
-        checks = [no("nvml", says, "pip install nvidia-ml-py; nvidia-smi")]
+        missing = "nvidia-ml-py is not installed" in reading.reason
+        library = "nvidia-smi: its library, libnvidia-ml.so.1, comes with the driver (in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
+        checks = [no("nvml", says, "pip install nvidia-ml-py" if missing else library)]
     return [*checks, _driver(reading, seen), _cuda(cuda, seen)]
 
 
@@ -150,7 +152,7 @@ def _driver(reading: Reading, seen: Seen) -> Check:
 
 def _cuda(cuda: Cuda, seen: Seen) -> Check:
     if cuda.devices:
-        return ok("cuda", f"libcuda.so.1 starts, and sees {cuda.devices} GPUs", devices=cuda.devices)
+        return ok("cuda", f"libcuda.so.1 starts; GPUs that it sees: {cuda.devices}", devices=cuda.devices)
     return no("cuda", *_no_cuda(cuda, seen), devices=0)
 
 

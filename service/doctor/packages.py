@@ -70,7 +70,7 @@ def pycuda(answer: PyCuda | NoAnswer, *, gpu_remedy: str | None) -> list[Check]:
             "driver": driver,
             "devices": [*answer.devices],
         }
-        says = f"PyCUDA {answer.version}, compiled with CUDA {built}, sees {len(answer.devices)} GPUs"
+        says = f"PyCUDA {answer.version}, compiled with CUDA {built}, GPUs that it sees: {len(answer.devices)}"
         if answer.built_for[0] > answer.driver[0]:
             older = f"{says}; the driver supports CUDA {driver} at most"
             return [

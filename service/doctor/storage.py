@@ -90,7 +90,9 @@ def _size(bundle: Bundle) -> int:
 
 def _cannot_write(root: Path) -> str:
     """Why nothing can be put there, or into the nearest folder above that is there; "" where it can."""
-    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    if root.is_symlink() and not os.path.exists(root):  # noqa: PTH110  # unlike Path.exists, it raises nothing
+        return f"{root} is a link to nothing"
+    existing = next(folder for folder in (root, *root.parents) if os.path.exists(folder))  # noqa: PTH110  # as above
     try:
         # Asking for permission is not enough: the disk may be mounted read-only, or full.
         with tempfile.NamedTemporaryFile(dir=existing, prefix=".doctor-") as file:

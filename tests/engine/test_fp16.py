@@ -340,5 +340,5 @@ def test_bytes_that_are_no_model_are_refused() -> None:
 
 def test_without_the_onnx_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(EngineUnavailable, match=r"pip install 'marey\[gpu\]'"):
+    with pytest.raises(EngineUnavailable, match=r"run make gpu in a checkout, or pip install onnx"):
         to_fp16(b"")
