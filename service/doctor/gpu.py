@@ -98,9 +98,7 @@ def gpus(reading: Reading, *, cuda: Cuda, seen: Seen, ordinals: Sequence[str] = 
     numbers = {gpu.index: number for number, address in enumerate(ordinals) if (gpu := reading.at(address))}
     checks = [_gpu(gpu, numbers.get(gpu.index), known=bool(ordinals)) for gpu in reading.gpus]
     if not checks:
-        says = (
-            f"CUDA sees {cuda.devices} of them, and NVML cannot describe them: {reading.reason}; there are no GPU metrics"
-        )
+        says = f"CUDA sees {cuda.devices} of them, and NVML cannot describe them: {reading.reason}; there are no GPU metrics"
         missing = "nvidia-ml-py is not installed" in reading.reason
         library = "nvidia-smi: its library, libnvidia-ml.so.1, comes with the driver (in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
         checks = [no("nvml", says, "pip install nvidia-ml-py" if missing else library)]
