@@ -18,7 +18,7 @@ from service.engine.select import open_engine
 
 
 class Built(BaseModel):
-    """An engine that reproduces the golden clips. `seconds`: to build, or to load where it was `cached`."""
+    """An engine that reproduces the golden clips. `seconds`: to build, or to load what was cached, and to prove it."""
 
     bundle: str
     precision: Precision

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 
 from service.api.app import create_app
-from service.errors import MareyError, UnsupportedMedia
-from service.media.sniff import image_info
+from service.errors import MareyError
+from service.media.sniff import task_of
 from service.settings import Settings
 
 Result = dict[str, Any]
@@ -58,7 +58,7 @@ async def classify(
             }
             continue
         try:
-            response = await client.post(f"/classify/{_task(data)}", params=wishes, files={"file": ("file", data)})
+            response = await client.post(f"/classify/{task_of(data)}", params=wishes, files={"file": ("file", data)})
         except httpx.TransportError as error:
             raise MareyError(
                 f"no service answers at {client.base_url} ({error}); start one with marey serve"
@@ -78,14 +78,3 @@ def _body(response: httpx.Response) -> Result:
             f"{response.url} answered {response.status_code}, and not as a Marey service does; check --url"
         )
     return body
-
-
-def _task(data: bytes) -> str:
-    """Which endpoint takes `data`: what is no image is for the video endpoint to take or refuse."""
-    try:
-        image_info(data)
-    except UnsupportedMedia:
-        return "video"
-    except MareyError:
-        return "image"
-    return "image"

@@ -153,6 +153,7 @@ class Registry:
         # Whoever names GPUs does not want to be served by the CPU.
         name = "tensorrt" if settings.devices and settings.engine == "auto" else settings.engine
         opened = open_engine(bundle, name=name, precision=settings.precision, place=place)
+        self.building = ""
         # Kept here, and not with whoever waits for it: that may be cancelled, and then nobody would close the engine.
         self._engines.append((device, opened.engine))
         try:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.manifest import Task
-from service.errors import MareyError, UnsupportedMedia
-from service.media.sniff import image_info
+from service.errors import MareyError
+from service.media.sniff import task_of
 
 _MOST = 256  # files; more would show nothing further, and all are held in memory
 _SIZE = (640, 480)
@@ -37,8 +37,8 @@ def read_samples(path: Path) -> Samples:
         raise MareyError(f"--file {path} cannot be read: {error.strerror}") from None
     if not contents:
         raise MareyError(f"--file {path} holds no file; name an image, a video, or a folder of them")
-    task = _task(contents[0])
-    files = tuple(data for data in contents if _task(data) == task)
+    task = task_of(contents[0])
+    files = tuple(data for data in contents if task_of(data) == task)
     return Samples(task, files, f"{len(files)} {task}{'s' if len(files) > 1 else ''} of {path.name}")
 
 
@@ -67,14 +67,3 @@ def _picture(number: int) -> NDArray[np.uint8]:
     waves = [np.sin(x / (19 + 7 * c) + number / 5) * np.cos(y / (23 + 5 * c) - number / 9) for c in range(3)]
     noise = np.random.default_rng(number).normal(0, 6, (height, width, 3))
     return np.clip(128 + 90 * np.stack(waves, axis=-1) + noise, 0, 255).astype(np.uint8)
-
-
-def _task(data: bytes) -> Task:
-    """What is no image is for the video endpoint to take or refuse."""
-    try:
-        image_info(data)
-    except UnsupportedMedia:
-        return "video"
-    except MareyError:
-        return "image"
-    return "image"

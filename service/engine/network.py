@@ -53,7 +53,7 @@ class Network:
     """Opened, used and closed on the device thread.
 
     `fixed`: the only shapes that will come, each with a context and a CUDA graph of its own. Without, any shape within the
-    profiles may come, and each profile has a context. `kernels`: what an earlier process got from `compiled`.
+    profiles may come, and each profile has a context. `kernels`: what an earlier process got from the property of that name.
     """
 
     def __init__(

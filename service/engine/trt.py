@@ -131,12 +131,14 @@ class TensorRtEngine:
             except (BuildCancelled, DeviceFull, DeviceLost):
                 raise
             except EngineError as error:
-                refused.append(f"{'for this GPU' if this_gpu else 'for every GPU'}: {error}")
+                refused.append(
+                    f"for {'this' if this_gpu else 'every'} GPU: {error}" if self._flavour.rtx else str(error)
+                )
                 continue
             logger.info("bundle %s: engine built in %.1f s", self._bundle.manifest.name, seconds)
             self.kept = self._source.keep(plans, seconds=seconds)
             return networks
-        raise EngineError("; ".join(refused) if self._flavour.rtx else refused[0].partition(": ")[2])
+        raise EngineError("; ".join(refused))
 
     def _opened(self, plans: dict[Stage, bytes]) -> dict[Stage, Network]:
         spec = self._bundle.manifest.input

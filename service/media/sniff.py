@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-from service.errors import DecodeFailed, EmptyFile, UnsupportedMedia
+from service.bundle.manifest import Task
+from service.errors import DecodeFailed, EmptyFile, MareyError, UnsupportedMedia
 from service.media.frames import ImageInfo
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -61,6 +62,17 @@ def image_info(data: bytes) -> ImageInfo:
             return ImageInfo(*size, kind, orientation)
     except BROKEN as error:
         raise DecodeFailed(f"the {kind} header is broken ({error}); send the file again, or save it anew") from error
+
+
+def task_of(data: bytes) -> Task:
+    """Which endpoint takes `data`: what is no image is for the video endpoint to take or refuse."""
+    try:
+        image_info(data)
+    except UnsupportedMedia:
+        return "video"
+    except MareyError:  # an image, if a broken one
+        return "image"
+    return "image"
 
 
 def image_format(head: bytes) -> str | None:
