@@ -8,31 +8,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.export.reference import Reference
+from models.export.networks import Answering
 from models.synthetic import synthetic_clips
 from service.bundle.store import GoldenClips
 
 _CLIPS, _CANDIDATES = 3, 24
 
 
-def answers(reference: Reference, *, count: int, frames: int, seed: int) -> GoldenClips:
+def synthetic_answers(reference: Answering, *, count: int, frames: int, seed: int) -> GoldenClips:
     """`count` synthetic clips of `frames` frames and what `reference` says to them."""
-    height, width, channels = reference.encoder.input_shape[1:]
-    clips = synthetic_clips(count=count, frames=frames, height=height, width=width, channels=channels, seed=seed)
-    features = reference.features(clips.reshape(-1, height, width, channels)).reshape(count, frames, -1)
-    return GoldenClips(clips, features, reference.probabilities(features)["probabilities"])
+    height, width, channels = reference.frame_shape
+    return reference.answers(
+        synthetic_clips(count=count, frames=frames, height=height, width=width, channels=channels, seed=seed)
+    )
 
 
-def golden_clips(reference: Reference, *, frames: int, seed: int) -> tuple[GoldenClips, float]:
+def golden_clips(reference: Answering, *, frames: int, seed: int) -> tuple[GoldenClips, float]:
     """Of two dozen synthetic clips the three whose answers differ most, and the least |Δp| between any two of them."""
-    all_ = answers(reference, count=_CANDIDATES, frames=frames, seed=seed)
-    assert all_.features is not None
+    all_ = synthetic_answers(reference, count=_CANDIDATES, frames=frames, seed=seed)
     apart = np.abs(all_.probabilities[:, None] - all_.probabilities[None]).max(axis=-1)
     chosen = [int(index) for index in np.unravel_index(int(apart.argmax()), apart.shape)]
     while len(chosen) < _CLIPS:
         chosen.append(int(apart[chosen].min(axis=0).argmax()))
     spread = float(apart[np.ix_(chosen, chosen)][~np.eye(len(chosen), dtype=bool)].min())
-    return GoldenClips(all_.frames[chosen], all_.features[chosen], all_.probabilities[chosen]), spread
+    features = None if all_.features is None else all_.features[chosen]
+    return GoldenClips(all_.frames[chosen], features, all_.probabilities[chosen]), spread
 
 
 def npz(golden: GoldenClips) -> bytes:

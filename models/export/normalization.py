@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -57,6 +57,10 @@ class Normalization:
     @property
     def is_identity(self) -> bool:
         return self.color != "bgr" and set(self.mean) == {0.0} and set(self.std) == {1.0}
+
+    def entry(self) -> dict[str, Any]:
+        """As the report states it."""
+        return {"color": self.color, "mean": list(self.mean), "std": list(self.std)}
 
     def apply(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """What the model itself would be fed for `frames` `[…, C]`."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.export.split import output_names
+from service.bundle.store import GoldenClips
 
 _BATCH = 16  # frames at a time: a ResNet50 at 224 needs half a gigabyte for these
 
@@ -20,6 +21,17 @@ class Reference:
 
     encoder: keras.Model
     head: keras.Model
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        height, width, channels = self.encoder.input_shape[1:]
+        return height, width, channels
+
+    def answers(self, clips: NDArray[np.uint8]) -> GoldenClips:
+        """`clips` `[B, T, H, W, C]` with their features and probabilities."""
+        features = self.features(clips.reshape(-1, *self.frame_shape)).reshape(*clips.shape[:2], -1)
+        return GoldenClips(clips, features, self.probabilities(features)["probabilities"])
 
     def features(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """`[N, H, W, C]` uint8 → `[N, D]`."""

@@ -1,0 +1,91 @@
+"""Networks, labels and how frames reach them, packed into a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from models.errors import ExportRefused
+from models.export.artifact import REPORT, artifact, json_bytes
+from models.export.golden import golden_clips, npz
+from models.export.networks import Networks, Weights
+from service.bundle.manifest import Golden, Input, Manifest, Provenance, Sampling, Task
+from service.bundle.store import Bundle, GoldenClips, sha256, write_bundle
+
+# What an engine may differ by in probability in fp32, and in fp16 by how the weights are stored; INT8's is measured when the
+# bundle is quantized. In half, golden clips of three models moved by 1.2e-4 to 2.5e-3, 255 photos and clips by 4.9e-3 at most;
+# rounding weights that the reference has in float32 adds up to 1.3e-2.
+_FP32_TOLERANCE = 1e-3
+_FP16_TOLERANCE: dict[Weights, float] = {"float16": 1e-2, "float32": 2e-2}
+_GOLDEN_FRAMES = 4
+
+
+def pack(
+    networks: Networks,
+    *,
+    out: str | Path,
+    name: str,
+    version: str,
+    labels: Sequence[str],
+    input: Input,  # noqa: A002 -- the manifest's own word
+    sampling: Sampling,
+    tasks: Sequence[Task] | None = None,
+    description: str = "",
+    provenance: Provenance | None = None,
+    seed: int = 0,
+) -> Bundle:
+    """Write the bundle to the folder `out`; raises ExportRefused or BundleError.
+
+    The same networks and arguments give the same bytes. `tasks` defaults to video, and image where a clip may be one frame.
+    """
+    fixed = networks.network.static_frames
+    if len(labels) != networks.classes:
+        raise ExportRefused(
+            f"the model tells {networks.classes} classes apart, {len(labels)} labels are given; give one per output, in their order"
+        )
+    if fixed and (sampling.frames, sampling.short_clip) != (fixed, "repeat"):
+        raise ExportRefused(
+            f"the model takes {fixed} frames and no other number; set frames = {fixed} and short_clip = 'repeat'"
+        )
+    golden, spread = golden_clips(networks.reference, frames=fixed or min(sampling.frames, _GOLDEN_FRAMES), seed=seed)
+    _check_probabilities(golden, multi_label=networks.network.multi_label)
+    clips = npz(golden)
+    files = {f"{role}.onnx": graph.SerializeToString(deterministic=True) for role, graph in networks.graphs.items()}
+    manifest = Manifest(
+        name=name,
+        version=version,
+        description=description,
+        tasks=tuple(tasks or (("video",) if fixed else ("image", "video"))),
+        labels=tuple(labels),
+        input=input,
+        sampling=sampling,
+        network=networks.network,
+        activation=networks.activation,
+        artifacts={
+            role: artifact(files[f"{role}.onnx"], f"{role}.onnx", precision="fp32", weights=networks.weights)
+            for role in networks.graphs
+        },
+        golden=Golden(
+            sha256=sha256(clips), tolerance={"fp32": _FP32_TOLERANCE, "fp16": _FP16_TOLERANCE[networks.weights]}
+        ),
+        provenance=provenance or Provenance(),
+    )
+    report = {"export": {**networks.report, "golden_spread": spread}}
+    return write_bundle(out, manifest, {**files, manifest.golden.file: clips, REPORT: json_bytes(report)})
+
+
+def _check_probabilities(golden: GoldenClips, *, multi_label: bool) -> None:
+    """Scores that are no probabilities would be served as such: ask what turns them into some."""
+    rows = golden.probabilities
+    inside = bool((rows >= 0).all() and (rows <= 1).all())
+    sums = bool(np.allclose(rows.sum(axis=-1), 1, atol=1e-3))
+    if not np.isfinite(rows).all():
+        raise ExportRefused(
+            "the model answers NaN or infinity to synthetic frames; check its weights and its normalisation"
+        )
+    if not (inside and (sums or multi_label)):
+        raise ExportRefused(
+            f"the model's answers, such as {np.round(rows[0][:3], 3).tolist()}, are no probabilities; name the activation that it lacks with --activation softmax or sigmoid"
+        )
