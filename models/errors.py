@@ -5,7 +5,9 @@ MareyError
     ├── DataError    a data set is not what it should be
     ├── RecipeError  a recipe cannot be read, or asks for what there is not
     ├── WeightsError pretrained weights are missing or damaged
-    └── ExportRefused a model, or a graph made from it, cannot be exported as it is
+    ├── ExportRefused a model, or a graph made from it, cannot be exported as it is
+    │   └── NotSplittable frames meet before there are features of each: no encoder of single frames, but a clip network may do
+    └── QuantizationRefused an INT8 graph cannot be made, or would lose too much
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ class WeightsError(BuildError):
 
 class ExportRefused(BuildError):
     code, title = "export", "Export refused"
+
+
+class NotSplittable(ExportRefused):
+    pass
 
 
 class QuantizationRefused(BuildError):
