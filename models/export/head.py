@@ -10,7 +10,7 @@ from onnx import helper
 
 from models.export.graph import finish
 from models.export.nodes import OPSET, Graph, Value
-from models.export.split import output_names
+from models.export.outputs import output_names
 
 # Each registers the writers of its layers.
 _WRITERS = (
@@ -20,17 +20,17 @@ _WRITERS = (
     "nodes_merge",
     "nodes_shape",
     "nodes_attention",
+    "nodes_convlstm",
     "nodes_zoo",
 )
 
 
 def head_onnx(head: keras.Model) -> onnx.ModelProto:
-    """`features` float32 `[B, T, D]` → `probabilities` `[B, K]` (and `attention` `[B, T]`); raises ExportRefused.
+    """`features` float32 `[B, T, D]` → `probabilities` `[B, K]` (and `attention` `[B, T]`, `positions` `[B, T, K]`); raises ExportRefused.
 
     `head` is a functional model with a dict of outputs, as `split_model` gives it.
     """
-    for name in _WRITERS:
-        importlib.import_module(f"models.export.{name}")
+    register_writers()
     frames, dim = head.input_shape[1:]
     time = frames or "T"
     graph = Graph()
@@ -40,7 +40,8 @@ def head_onnx(head: keras.Model) -> onnx.ModelProto:
     for name, value in zip(names, values, strict=True):
         graph.nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
     dtype = onnx.TensorProto.FLOAT
-    shapes = {"probabilities": ["B", head.outputs[-1].shape[-1]], "attention": ["B", time]}
+    classes = head.output["probabilities"].shape[-1]
+    shapes = {"probabilities": ["B", classes], "attention": ["B", time], "positions": ["B", time, classes]}
     proto = helper.make_graph(
         graph.nodes,
         "head",
@@ -49,3 +50,9 @@ def head_onnx(head: keras.Model) -> onnx.ModelProto:
         graph.initializers,
     )
     return finish(helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)]))
+
+
+def register_writers() -> None:
+    """Have every writer of layers known to `nodes`."""
+    for name in _WRITERS:
+        importlib.import_module(f"models.export.{name}")

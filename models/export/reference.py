@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from models.export.split import output_names
+from models.export.outputs import output_names
 from service.bundle.store import GoldenClips
 
 _BATCH = 16  # frames at a time: a ResNet50 at 224 needs half a gigabyte for these
