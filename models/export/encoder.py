@@ -2,152 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-from typing import Any
-
 import keras
-import numpy as np
 import onnx
-from onnx import numpy_helper
 
-from models.errors import ExportRefused
-from models.export.graph import finish, layer_of, rename
-from models.export.nodes import OPSET
-
-# While this is set, to anything, tf2onnx does not copy the whole graph before each of its optimizers: a ResNet50 then takes
-# a fraction of the memory, and an optimizer that fails is an error and not a slower graph.
-_CATCH = "TF2ONNX_CATCH_ERRORS"
+from models.export.assemble import assemble
 
 
 def encoder_onnx(encoder: keras.Model) -> onnx.ModelProto:
     """`frames` uint8 `[N, H, W, C]` → `features` float32 `[N, D]`; raises ExportRefused where a layer traces to a loop.
 
-    `encoder` takes the same values as float32. BatchNorm that `fold_batchnorm` left is folded here where the graph allows it.
+    `encoder` takes the same values as float32. An LSTM or GRU over the rows of a picture is a real node.
     """
-    import onnxslim  # noqa: PLC0415 -- takes a second to import, and only an export needs it
-
-    model = _convert(encoder)
-    known = [layer.name for layer in encoder.layers]
-    _refuse_unknown(model.graph, known)
-    _pool_channels_first(model.graph)
-    model = onnxslim.slim(model)
-    (features,) = model.graph.output
-    dimensions = features.type.tensor_type.shape.dim
-    dimensions[0].Clear()
-    dimensions[0].dim_param = "N"
-    dimensions[1].dim_value = int(encoder.output_shape[-1])
-    model.graph.input[0].type.tensor_type.shape.dim[0].Clear()
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
-    del model.opset_import[:]
-    model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
-    model.graph.name = "encoder"
-    rename(model, layers=known)
-    return finish(model)
-
-
-def _convert(encoder: keras.Model) -> onnx.ModelProto:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf  # noqa: PLC0415 -- seconds to import
-    import tf2onnx  # noqa: PLC0415
-
-    def run(frames: Any) -> dict[str, Any]:
-        return {"features": encoder(tf.cast(frames, tf.float32), training=False)}
-
-    signature = [tf.TensorSpec([None, *encoder.input_shape[1:]], tf.uint8, name="frames")]
-    function = tf.function(run)
-    before, eagerly = os.environ.get(_CATCH), tf.config.functions_run_eagerly()
-    os.environ[_CATCH] = "FALSE"
-    # Functions within ours, as of a grouped Conv2D, are then part of it and not calls.
-    tf.config.run_functions_eagerly(run_eagerly=True)
-    try:
-        with tf.device("/CPU:0"):  # with a GPU in sight Keras picks cuDNN operations that have no ONNX form
-            concrete = function.get_concrete_function(*signature)
-            model, _ = tf2onnx.convert.from_function(
-                function, input_signature=signature, opset=OPSET, custom_op_handlers={"Erfc": (_erfc, [])}
-            )
-    finally:
-        tf.config.run_functions_eagerly(run_eagerly=eagerly)
-        os.environ.pop(_CATCH)
-        if before is not None:
-            os.environ[_CATCH] = before
-    captured = zip(concrete.graph.internal_captures, concrete.captured_inputs, strict=True)
-    _fix_captured(model.graph, {name.name: value.numpy() for name, value in captured if value.dtype != tf.resource})
-    return model
-
-
-def _fix_captured(graph: onnx.GraphProto, values: dict[str, Any]) -> None:
-    """What a layer computed when it was built, as Normalization its mean, comes as a further input: make it a constant."""
-    for value in [value for value in graph.input if value.name != "frames"]:
-        if value.name not in values:
-            raise ExportRefused(
-                f"the encoder reads {value.name!r} beside its frames; store it as a weight of its layer"
-            )
-        graph.initializer.append(numpy_helper.from_array(values[value.name], value.name))
-        graph.input.remove(value)
-
-
-def _erfc(graph: Any, node: Any, _name: str, _arguments: list[Any]) -> None:
-    """TensorFlow computes GELU with erfc, which tf2onnx does not know: 1 − erf."""
-    source, target = node.input[0], node.output[0]
-    shape, dtype = graph.get_shape(target), graph.get_dtype(target)
-    graph.remove_node(node.name)
-    one = graph.make_const(f"{node.name}_one", np.ones(1, np.float32))
-    erf = graph.make_node("Erf", [source], name=f"{node.name}_erf", shapes=[shape], dtypes=[dtype])
-    graph.make_node(
-        "Sub", [one.output[0], erf.output[0]], outputs=[target], name=node.name, shapes=[shape], dtypes=[dtype]
+    return assemble(
+        encoder,
+        name="encoder",
+        entry=("frames", ("N", *encoder.input_shape[1:])),
+        gives={"features": ("N", int(encoder.output_shape[-1]))},
     )
-
-
-def _pool_channels_first(graph: onnx.GraphProto) -> None:
-    """Transpose back to NHWC and average over H, W: average over the axes where H, W are now instead."""
-    made = {output: node for node in graph.node for output in node.output}
-    readers: dict[str, int] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers[name] = readers.get(name, 0) + 1
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in [node for node in graph.node if node.op_type in ("ReduceMean", "ReduceMax")]:
-        turn = made.get(node.input[0])
-        if (
-            turn is None
-            or turn.op_type != "Transpose"
-            or list(turn.attribute[0].ints) != [0, 2, 3, 1]
-            or readers[turn.output[0]] > 1
-        ):
-            continue
-        axes = (
-            numpy_helper.to_array(constants[node.input[1]]).tolist()
-            if len(node.input) > 1
-            else _attribute(node, "axes")
-        )
-        keep = (_attribute(node, "keepdims") or [1])[0]
-        if sorted(axis % 4 for axis in axes) != [1, 2] or keep:
-            continue
-        if len(node.input) > 1:
-            tensor = numpy_helper.from_array(
-                numpy_helper.to_array(constants[node.input[1]]) * 0 + [2, 3], f"{node.name}/axes"
-            )
-            graph.initializer.append(tensor)
-            node.input[1] = tensor.name
-        else:
-            next(part for part in node.attribute if part.name == "axes").ints[:] = [2, 3]
-        node.input[0] = turn.input[0]
-        graph.node.remove(turn)
-
-
-def _attribute(node: onnx.NodeProto, name: str) -> list[int]:
-    for part in node.attribute:
-        if part.name == name:
-            return list(part.ints) or [part.i]
-    return []
-
-
-def _refuse_unknown(graph: onnx.GraphProto, known: Iterable[str]) -> None:
-    """What tf2onnx could not translate it passes on under TensorFlow's name."""
-    for node in graph.node:
-        if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
-            layer = layer_of(node, set(known)) or node.name
-            raise ExportRefused(
-                f"layer {layer!r} of the encoder needs {node.op_type}, which ONNX does not have; replace it with another layer"
-            )

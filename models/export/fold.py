@@ -17,9 +17,11 @@ from models.export.trace import Call, Edge, Trace, replay, trace
 
 # The kernel's axis of output channels, where it is one axis.
 _OUTPUT_AXIS = {
+    layers.Conv3D: -1,
     layers.Conv2D: -1,
     layers.Conv1D: -1,
     layers.Dense: -1,
+    layers.Conv3DTranspose: -2,
     layers.Conv2DTranspose: -2,
     layers.SeparableConv2D: -1,
 }
@@ -28,7 +30,7 @@ _HALF_MAX = float(np.finfo(np.float16).max)
 
 
 def fold_batchnorm(model: keras.Model) -> tuple[keras.Model, int]:
-    """A copy of the functional `model` without the BatchNormalizations that a linear layer can take over, and how many those were.
+    """A copy of the functional `model` of one input without the BatchNormalizations that a linear layer can take over, and how many those were.
 
     W′ = W·γ/√(σ² + ε), b′ = (b − μ)·γ/√(σ² + ε) + β, computed in float64.
     """
@@ -50,7 +52,8 @@ def fold_batchnorm(model: keras.Model) -> tuple[keras.Model, int]:
         )
 
     replay(flat.calls, values, apply)
-    return keras.Model(tensor, values[flat.outputs[0]], name=model.name), len(folds)
+    outputs = keras.tree.pack_sequence_as(model.output, [values[edge] for edge in flat.outputs])
+    return keras.Model(tensor, outputs, name=model.name), len(folds)
 
 
 def round_half(model: keras.Model) -> None:

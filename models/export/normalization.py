@@ -72,14 +72,18 @@ class Normalization:
         if self.is_identity:
             return encoder
         frames = keras.Input(encoder.input_shape[1:], dtype="float32", name="frames")
-        x = keras.ops.take(frames, [2, 1, 0], axis=-1) if self.color == "bgr" else frames
-        channels = frames.shape[-1]
-        scale, offset = (
-            [float(v) for v in np.broadcast_to(part, channels)]
-            for part in (1 / np.array(self.std), -np.array(self.mean) / self.std)
-        )
-        x = layers.Rescaling(scale, offset, name="normalise_frames")(x)
         flat = trace(encoder)
-        values = {flat.inputs[0]: x}
+        values = {flat.inputs[0]: self.of(frames)}
         Cloner().run(flat.calls, values)
         return keras.Model(frames, values[flat.outputs[0]], name=encoder.name)
+
+    def of(self, frames: Any) -> Any:
+        """Symbolic `frames` `[…, C]`, RGB or grey, as the model itself would be fed."""
+        if self.is_identity:
+            return frames
+        x = keras.ops.take(frames, [2, 1, 0], axis=-1) if self.color == "bgr" else frames
+        scale, offset = (
+            [float(v) for v in np.broadcast_to(part, frames.shape[-1])]
+            for part in (1 / np.array(self.std), -np.array(self.mean) / self.std)
+        )
+        return layers.Rescaling(scale, offset, name="normalise_frames")(x)
