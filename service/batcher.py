@@ -21,9 +21,11 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.base import Engine, Outputs, Overlapping, Stage
+from service.bundle.manifest import Stage
+from service.engine.base import Engine, Outputs, Overlapping
 from service.engine.buckets import buckets_for
 from service.errors import DeadlineExceeded, DeviceLost, Draining, EngineError, MareyError, Overloaded
+from service.gathered import Gathered
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +47,24 @@ class Rows:
 class _Entry:
     engine: Engine
     stage: Stage
-    rows: NDArray[np.generic]
+    rows: NDArray[np.generic] | Gathered
     deadline: float
     queued: float = field(default_factory=time.monotonic)
     future: Future[Rows] = field(default_factory=Future)
 
     @property
     def kind(self) -> tuple[int, Stage, tuple[int, ...]]:
-        """Entries of one kind can run together: same network, same shape of a row (so heads meet only at equal T)."""
+        """Entries of one kind can run together: same network, same shape of a row (so clips meet only at equal T)."""
         return id(self.engine), self.stage, self.rows.shape[1:]
+
+    @property
+    def load(self) -> int:
+        """What the device has to do: rows, and of a clip network as many as it has frames."""
+        return _load(self.stage, self.rows)
+
+    @property
+    def array(self) -> NDArray[np.generic]:
+        return self.rows.array() if isinstance(self.rows, Gathered) else self.rows
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +78,10 @@ class _Flight:
     @property
     def rows(self) -> int:
         return sum(len(entry.rows) for entry in self.members)
+
+    @property
+    def load(self) -> int:
+        return sum(entry.load for entry in self.members)
 
 
 @dataclass(slots=True, eq=False)
@@ -120,6 +135,7 @@ class Batcher:
 
     @property
     def queued_rows(self) -> int:
+        """Rows that wait; a clip for a clip network counts as its frames."""
         return self._queued_rows
 
     @property
@@ -141,12 +157,14 @@ class Batcher:
         self,
         engine: Engine,
         stage: Stage,
-        rows: NDArray[np.generic],
+        rows: NDArray[np.generic] | Gathered,
         *,
         deadline: float,
         priority: Priority = "interactive",
     ) -> Rows:
         """Send `rows` `[N, …]` through one network; N may exceed the largest batch. `deadline` is in monotonic seconds.
+
+        Rows that are `Gathered` exist only while their batch runs.
 
         Raises Overloaded, DeadlineExceeded, Draining or EngineError. Cancelling the caller withdraws what has not begun.
         """
@@ -155,13 +173,13 @@ class Batcher:
         entries = [_Entry(engine, stage, chunk, deadline) for chunk in chunks]
         with self._wake:
             self._refuse_if_closed()
-            if self._queued_rows and self._queued_rows + len(rows) > self._max_queued_rows:
+            if self._queued_rows and self._queued_rows + _load(stage, rows) > self._max_queued_rows:
                 raise Overloaded(
                     f"{self._queued_rows} rows wait for the device, the limit is {self._max_queued_rows}; retry later, or raise MAREY_MAX_QUEUED_ROWS",
                     retry_after_s=self._queued_rows / self._rows_per_s if self._rows_per_s else 1.0,
                 )
             self._queues[priority].extend(entries)
-            self._queued_rows += len(rows)
+            self._queued_rows += _load(stage, rows)
             self._wake.notify()
         parts = await asyncio.gather(*(asyncio.wrap_future(entry.future) for entry in entries))
         if len(parts) == 1:
@@ -238,7 +256,7 @@ class Batcher:
             for queue in self._queues.values():
                 for entry in [entry for entry in queue if entry in batch]:
                     queue.remove(entry)
-            self._queued_rows -= sum(len(entry.rows) for entry in batch)
+            self._queued_rows -= sum(entry.load for entry in batch)
             return batch
 
     def _fitting(self) -> tuple[list[_Entry], bool]:
@@ -285,7 +303,7 @@ class Batcher:
         if not members:
             return None
         flight = _Flight(members, began, partial(_run, members))
-        self._flying_rows += flight.rows
+        self._flying_rows += flight.load
         if not _can_overlap(members):
             self._land(flight)
             return None
@@ -311,12 +329,12 @@ class Batcher:
         except BaseException as error:  # noqa: BLE001  # told to every member, and in the log
             self._fail(flight, error)
             return
+        self._flying_rows -= flight.load  # before anybody is told: who has the answer may ask what is left
         for entry, rows in zip(flight.members, shares, strict=True):
             entry.future.set_result(rows)
-        self._flying_rows -= flight.rows
         spent = now - max(flight.began, self._landed)  # not the time that another batch was before it
         self._landed = now
-        speed = flight.rows / max(spent, 1e-6)
+        speed = flight.load / max(spent, 1e-6)
         self._rows_per_s = 0.8 * self._rows_per_s + 0.2 * speed if self._rows_per_s else speed
         try:
             self._observe(flight.members[0].stage, flight.rows, spent)
@@ -326,12 +344,16 @@ class Batcher:
     def _fail(self, flight: _Flight, error: BaseException) -> None:
         stage = flight.members[0].stage
         logger.error("a batch of %d rows failed in the %s", flight.rows, stage, exc_info=error)
-        self._flying_rows -= flight.rows
+        self._flying_rows -= flight.load
         failure = error if isinstance(error, MareyError) else EngineError(f"the {stage} failed: {error}")
         for entry in flight.members:
             entry.future.set_exception(failure)
         if isinstance(error, DeviceLost):
             raise error
+
+
+def _load(stage: Stage, rows: NDArray[np.generic] | Gathered) -> int:
+    return len(rows) * (rows.shape[1] if stage == "clip" else 1)
 
 
 def _can_overlap(batch: list[_Entry]) -> bool:
@@ -341,17 +363,17 @@ def _can_overlap(batch: list[_Entry]) -> bool:
 
 
 def _begin(members: list[_Entry]) -> Callable[[], Outputs]:
-    first, blocks = members[0], [entry.rows for entry in members]
+    first, blocks = members[0], [entry.array for entry in members]
     rows = sum(len(block) for block in blocks)
-    bucket = next(buckets_for(rows))[2] if first.stage == "encoder" else rows
+    bucket = rows if first.stage == "head" else next(buckets_for(rows))[2]
     assert isinstance(first.engine, Overlapping)
     return first.engine.begin(first.stage, blocks, bucket=bucket)
 
 
 def _run(members: list[_Entry]) -> Outputs:
-    """The encoder sees only batch sizes that were warmed; the head takes its batch as it is."""
+    """What frames enter sees only batch sizes that were warmed; the head takes its batch as it is."""
     engine, stage = members[0].engine, members[0].stage
-    rows = np.concatenate([entry.rows for entry in members]) if len(members) > 1 else members[0].rows
+    rows = np.concatenate([entry.array for entry in members]) if len(members) > 1 else members[0].array
     if stage == "head" or isinstance(engine, Overlapping):  # which cuts and pads by itself
         return engine.run(stage, rows)
     parts = []

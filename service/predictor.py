@@ -1,26 +1,38 @@
-"""The pipeline of one model: decode → encode → head → answer. An image is a clip of one frame: there is no second path."""
+"""The pipeline of one model: decode → encode → head → answer; a clip network is both in one.
+
+An image is a clip of one frame: there is no second path.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.batcher import Batcher, Priority, Rows
-from service.bundle.manifest import Manifest, Sampling
+from service.bundle.manifest import Manifest, Sampling, Stage
 from service.bundle.store import Bundle
 from service.engine.base import Engine, EngineInfo
 from service.errors import InvalidParameter
-from service.media.frames import Clip, Decoded, Window, Windows
+from service.gathered import Gathered
+from service.media.frames import Clip, Decoded, ImageInfo, Window, Windows
 from service.media.sample import uniform
 from service.media.workers import DecodePool
 
-# Of all windows of one video together: their features are copied for the head, 5 KB a frame where there are 1,280.
+# Of all windows of one video together: a head reads so many features, a clip network computes so many frames.
 _MAX_WINDOW_FRAMES = 16_384
+
+
+class _Run(Protocol):
+    """`Batcher.run` of one replica, for one request."""
+
+    async def __call__(self, stage: Stage, rows: NDArray[np.generic] | Gathered) -> Rows: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +40,15 @@ class Answer:
     """What the network said of one clip.
 
     `probabilities` `[K]`: of the clip, or the mean over its windows; `windowed` `[W, K]` belongs to `clip.windows`, and is
-    None where none were asked for; `attention` `[T]` sums to 1, and is None where the model has none or windows were cut.
+    None where none were asked for; `attention` `[T]` sums to 1, `positions` `[P, K]` are the probabilities of each step or
+    place, and both are None where the model has none or windows were cut. `batch_size`: frames that ran together.
     """
 
     clip: Clip
     probabilities: NDArray[np.float32]
     windowed: NDArray[np.float32] | None
     attention: NDArray[np.float32] | None
+    positions: NDArray[np.float32] | None
     engine: EngineInfo
     batch_size: int
     timings_ms: dict[str, float]
@@ -99,51 +113,46 @@ class Predictor:
             if frames is None:
                 return sampling
             return sampling.model_copy(update={"strategy": "uniform", "fps": None, "frames": frames})
-        return Windows(window_s=window_s, stride_s=stride_s or window_s, frames=frames or sampling.frames)
+        return Windows(window_s=window_s, stride_s=stride_s or window_s, frames=frames or fixed or sampling.frames)
 
     async def _classify(self, decoding: Awaitable[Decoded], *, deadline: float, priority: Priority) -> Answer:
         began = time.monotonic()
         decoded = await decoding
         waited = time.monotonic() - began
-        clip = decoded.clip
+        clip = decoded.clip if decoded.clip.windows else self._lengthened(decoded.clip)
         replica = min(self.replicas, key=lambda each: each.batcher.pending_rows)
-        encoded = await replica.batcher.run(
-            replica.engine, "encoder", clip.frames, deadline=deadline, priority=priority
-        )
-        features = encoded.outputs["features"]
-        windows = clip.windows or (Window(start_s=0, end_s=0, first=0, count=len(features)),)
-        judged = await self._judge(replica, features, windows, deadline=deadline, priority=priority)
-        probabilities = judged.outputs["probabilities"]
-        attention = judged.outputs.get("attention")
+        run: _Run = partial(replica.batcher.run, replica.engine, deadline=deadline, priority=priority)
+        if replica.engine.info.stages == ("clip",):
+            judged = await self._judge(run, "clip", clip.frames, clip.windows)
+            through: tuple[Rows, ...] = (judged,)
+        else:
+            encoded = await run("encoder", clip.frames)
+            judged = await self._judge(run, "head", encoded.outputs["features"], clip.windows)
+            through = (encoded, judged)
+        probabilities, whole = judged.outputs["probabilities"], not clip.windows
         inside_ms = decoded.decode_ms + decoded.preprocess_ms
         return Answer(
             clip,
             probabilities.mean(axis=0),
-            probabilities if clip.windows else None,
-            attention[0] if attention is not None and not clip.windows else None,
+            None if whole else probabilities,
+            judged.outputs["attention"][0] if whole and "attention" in judged.outputs else None,
+            judged.outputs["positions"][0] if whole and "positions" in judged.outputs else None,
             replica.engine.info,
-            encoded.batch_size,
+            through[0].batch_size,
             {
                 "decode": decoded.decode_ms,
                 "preprocess": decoded.preprocess_ms,
-                "queue": max(0.0, waited * 1000 - inside_ms) + (encoded.queue_s + judged.queue_s) * 1000,
-                "encode": encoded.run_s * 1000,
-                "head": judged.run_s * 1000,
+                "queue": max(0.0, waited * 1000 - inside_ms) + sum(each.queue_s for each in through) * 1000,
+                "encode": through[0].run_s * 1000,
+                "head": sum(each.run_s for each in through[1:]) * 1000,
             },
         )
 
-    async def _judge(
-        self,
-        replica: Replica,
-        features: NDArray[np.float32],
-        windows: tuple[Window, ...],
-        *,
-        deadline: float,
-        priority: Priority,
-    ) -> Rows:
-        """Run the head over every window, those of equal length together; rows come back in the order of `windows`.
+    async def _judge(self, run: _Run, stage: Stage, source: NDArray[np.generic], windows: tuple[Window, ...]) -> Rows:
+        """Run the last network over every window of `source` `[M, …]`, or over all of it where there are none.
 
-        Lengths differ where a video has fewer frames a second than were asked for.
+        Windows of equal length run together; rows come back in the order of `windows`. Lengths differ where a video has
+        fewer frames a second than were asked for.
         """
         total = sum(window.count for window in windows)
         if total > _MAX_WINDOW_FRAMES:
@@ -151,35 +160,54 @@ class Predictor:
                 f"{len(windows)} windows hold {total} frames in all, {_MAX_WINDOW_FRAMES} are allowed; "
                 "raise stride_s or window_s, or lower frames"
             )
+        if not windows:
+            return self._counted(stage, await run(stage, source[None]), len(source))
         by_length: dict[int, list[int]] = {}
         rows = [self._rows_of(window) for window in windows]
         for number, chosen in enumerate(rows):
             by_length.setdefault(len(chosen), []).append(number)
         parts = await asyncio.gather(
             *(
-                replica.batcher.run(
-                    replica.engine,
-                    "head",
-                    np.stack([features[list(rows[number])] for number in numbers]),
-                    deadline=deadline,
-                    priority=priority,
-                )
+                run(stage, Gathered(source, np.array([rows[number] for number in numbers])))
                 for numbers in by_length.values()
             )
         )
-        if len(parts) == 1:
-            return parts[0]
+        counted = [self._counted(stage, part, length) for part, length in zip(parts, by_length, strict=True)]
         order = np.argsort(np.concatenate(list(by_length.values())))
         # Outputs over time, attention that is, have no common shape; over windows nobody asks for them.
         joined = np.concatenate([part.outputs["probabilities"] for part in parts])[order]
         return Rows(
             {"probabilities": joined},
-            max(part.batch_size for part in parts),
+            max(part.batch_size for part in counted),
             max(part.queue_s for part in parts),
             sum(part.run_s for part in parts),
         )
+
+    @staticmethod
+    def _counted(stage: Stage, rows: Rows, length: int) -> Rows:
+        """A clip network's batch in frames, as an encoder's is."""
+        return replace(rows, batch_size=rows.batch_size * length) if stage == "clip" else rows
 
     def _rows_of(self, window: Window) -> tuple[int, ...]:
         """Positions of the window's frames; a network of fixed T sees some of too few frames several times."""
         wanted = self.manifest.network.static_frames or window.count
         return tuple(window.first + row for row in uniform(window.count, wanted, short_clip="repeat"))
+
+    def _lengthened(self, clip: Clip) -> Clip:
+        """The clip as a network of fixed T sees it: with a warning where frames are repeated."""
+        fixed, count = self.manifest.network.static_frames, len(set(clip.indices))
+        if fixed is None:
+            return clip
+        if len(clip.indices) != fixed:
+            rows = uniform(len(clip.indices), fixed, short_clip="repeat")
+            clip = replace(
+                clip,
+                frames=clip.frames[list(rows)],
+                indices=tuple(clip.indices[row] for row in rows),
+                times_s=tuple(clip.times_s[row] for row in rows),
+            )
+        if count >= fixed:
+            return clip
+        what = "the image is" if isinstance(clip.source, ImageInfo) else f"its {count} are"
+        warning = f"the model takes {fixed} frames and no other number: {what} repeated"
+        return replace(clip, warnings=(*clip.warnings, warning))

@@ -15,7 +15,7 @@ from service.batcher import Batcher
 from service.bundle.manifest import Task
 from service.bundle.store import Bundle, find_bundles, open_bundle
 from service.engine.base import Engine, Place
-from service.engine.buckets import BUCKETS
+from service.engine.buckets import buckets_up_to
 from service.engine.golden import warm
 from service.engine.select import Opened, open_engine
 from service.errors import BuildCancelled, BundleError, DeviceLost, EngineError, MareyError, UnknownModel
@@ -126,8 +126,6 @@ class Registry:
 
     async def _open(self, path: Path) -> Predictor:
         bundle = await asyncio.to_thread(open_bundle, path)
-        if bundle.manifest.network.kind != "encoder_head":
-            raise EngineError(f"bundle {bundle.manifest.name} is a clip network, which this version does not serve yet")
         if bundle.manifest.name in self._models:
             raise BundleError(f"a bundle named {bundle.manifest.name!r} is already served; rename one of the two")
         replicas: list[Replica] = []
@@ -158,7 +156,7 @@ class Registry:
         self._engines.append((device, opened.engine))
         try:
             self._refuse_if_stopping()
-            warm(opened.engine, bundle, buckets=[rows for rows in BUCKETS if rows <= opened.engine.info.max_batch])
+            warm(opened.engine, bundle, buckets=buckets_up_to(opened.engine.info.max_batch))
         except BaseException:
             self._discard(opened.engine)
             raise

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from service.batcher import Batcher, Rows
-from service.engine.base import EngineInfo, Outputs, Stage
+from service.bundle.manifest import Stage
+from service.engine.base import EngineInfo, Outputs
 from service.errors import DeadlineExceeded, DeviceLost, Draining, EngineError, Overloaded
 
 

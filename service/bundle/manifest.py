@@ -15,6 +15,12 @@ Task = Literal["image", "video"]
 Color = Literal["rgb", "gray"]
 Precision = Literal["fp32", "fp16", "int8"]
 Role = Literal["encoder", "encoder.int8", "head", "clip", "clip.int8"]
+Kind = Literal["encoder_head", "clip"]
+Stage = Literal["encoder", "head", "clip"]
+
+# The networks that rows go through, in order. Frames enter the first: it alone is ever INT8.
+_STAGES: dict[Kind, tuple[Stage, ...]] = {"encoder_head": ("encoder", "head"), "clip": ("clip",)}
+_QUANTIZED: dict[Stage, Role] = {"encoder": "encoder.int8", "clip": "clip.int8"}
 
 
 class Frozen(BaseModel):
@@ -90,14 +96,22 @@ class Sampling(Frozen):
 
 
 class Network(Frozen):
-    """`encoder_head`: two graphs, N, B and T dynamic. `clip`: one graph; `static_frames` is its T where that is fixed."""
+    """`encoder_head`: two graphs, N, B and T dynamic. `clip`: one graph; `static_frames` is its T where that is fixed.
 
-    kind: Literal["encoder_head", "clip"] = "encoder_head"
+    `attention` `[B, T]` and `positions` `[B, P, K]`, probabilities of every step or place, are further outputs of the last graph.
+    """
+
+    kind: Kind = "encoder_head"
     feature_dim: int | None = Field(default=None, ge=1)
     static_frames: int | None = Field(default=None, ge=1)
     attention: bool = False
     positions: bool = False
     multi_label: bool = False
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The networks that rows go through, in order; frames enter the first."""
+        return _STAGES[self.kind]
 
 
 class Tensor(Frozen):
@@ -193,10 +207,19 @@ class Manifest(Frozen):
     metrics: tuple[Metric, ...] = ()
     provenance: Provenance = Provenance()
 
+    def role(self, stage: Stage, precision: Precision) -> Role:
+        """The artifact that runs as `stage` at `precision`."""
+        return _QUANTIZED.get(stage, stage) if precision == "int8" else stage
+
+    @property
+    def quantized(self) -> bool:
+        """Whether there is an INT8 artifact."""
+        return self.role(self.network.stages[0], "int8") in self.artifacts
+
     @model_validator(mode="after")
     def _artifacts_fit_the_network(self) -> Self:
-        needed = {"encoder", "head"} if self.network.kind == "encoder_head" else {"clip"}
-        allowed = {f"{role}{suffix}" for role in needed - {"head"} for suffix in ("", ".int8")} | needed
+        needed: set[Role] = set(self.network.stages)
+        allowed = needed | {self.role(stage, "int8") for stage in self.network.stages}
         missing, foreign = needed - set(self.artifacts), set(self.artifacts) - allowed
         if missing or foreign:
             raise ValueError(

@@ -10,9 +10,8 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.manifest import Precision
+from service.bundle.manifest import Precision, Stage
 
-Stage = Literal["encoder", "head"]
 Choice = Literal["auto", "int8", "fp16", "fp32"]
 Outputs = dict[str, NDArray[np.float32]]
 
@@ -35,9 +34,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What really runs: `precision` of the encoder's weights, `float_precision` of everything that is not INT8 in it.
+    """What really runs: `precision` of the first network's weights, `float_precision` of everything that is not INT8 in it.
 
-    `max_batch`: the largest batch of the encoder that pays on this device; a power of two.
+    `max_batch`: the largest batch of the first network that pays on this device, in its rows: frames of an encoder, clips of a
+    clip network; a power of two. `stages`: the networks of the bundle, in order.
     """
 
     name: str
@@ -45,6 +45,7 @@ class EngineInfo:
     float_precision: Literal["fp32", "bf16", "fp16"]
     device: str
     max_batch: int = 64
+    stages: tuple[Stage, ...] = ("encoder", "head")
 
 
 class Engine(Protocol):

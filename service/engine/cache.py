@@ -2,6 +2,8 @@
 
     ROOT/<gpu>-<tensorrt>-<hash of the key>/encoder.plan  encoder.plan.json  head.plan  head.plan.json
 
+or, of a clip network, clip.plan and clip.plan.json.
+
 Whoever may write there decides what the service executes. Nothing is loaded unless the JSON beside it holds the very key
 that is asked for and the file's sha256; what does not is built anew.
 """
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.engine.base import Stage
+from service.bundle.manifest import Stage
 from service.engine.verified import SIDECAR, EngineRefused, differences, read_sidecar, read_verified, write_verified
 from service.errors import EngineError
 

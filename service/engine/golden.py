@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +11,14 @@ from numpy.typing import NDArray
 from service.bundle.manifest import Precision
 from service.bundle.store import Bundle
 from service.engine.base import Engine
+from service.engine.buckets import usual_frames
 from service.errors import EngineError
 
 
 def probabilities(engine: Engine, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """`[B, T, H, W, C]` uint8 through encoder and head, unbatched: `[B, K]`."""
+    """`[B, T, H, W, C]` uint8 through encoder and head, or through the clip network, unbatched: `[B, K]`."""
+    if engine.info.stages == ("clip",):
+        return engine.run("clip", frames)["probabilities"]
     count, length = frames.shape[:2]
     features = engine.run("encoder", frames.reshape(count * length, *frames.shape[2:]))["features"]
     return engine.run("head", features.reshape(count, length, -1))["probabilities"]
@@ -39,10 +43,17 @@ def prove(engine: Engine, bundle: Bundle) -> float:
 
 
 def warm(engine: Engine, bundle: Bundle, *, buckets: Iterable[int]) -> None:
-    """Run each encoder batch size in `buckets` once, and the head at the lengths that requests use by default."""
+    """Run each batch size in `buckets` once, a head or a clip network at the lengths that requests use by default."""
     manifest = bundle.manifest
     shape = (manifest.input.height, manifest.input.width, manifest.input.channels)
+    lengths = {usual_frames(manifest)} | (
+        {1} if "image" in manifest.tasks and not manifest.network.static_frames else set()
+    )
+    if engine.info.stages == ("clip",):
+        for rows, length in product(buckets, lengths):
+            engine.run("clip", np.zeros((rows, length, *shape), np.uint8))
+        return
     for rows in buckets:
         features = engine.run("encoder", np.zeros((rows, *shape), np.uint8))["features"]
-    for length in {1, manifest.sampling.frames}:
+    for length in lengths:
         engine.run("head", np.zeros((1, length, features.shape[1]), np.float32))

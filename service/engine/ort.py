@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.manifest import Precision
+from service.bundle.manifest import Precision, Stage
 from service.bundle.store import Bundle
-from service.engine.base import EngineInfo, Outputs, Place, Stage
+from service.engine.base import EngineInfo, Outputs, Place
+from service.engine.buckets import largest_batch
 from service.errors import EngineError
 
 
@@ -30,15 +31,19 @@ class OnnxRuntimeEngine:
         cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
         # TF32 would round the inputs of every product to 10 bits: fp32 means fp32.
         providers: list[Any] = [("CUDAExecutionProvider", {"use_tf32": "0"})] if cuda else []
+        stages = bundle.manifest.network.stages
         try:
-            self._sessions: dict[str, Any] = {
-                stage: onnxruntime.InferenceSession(str(file), options, providers=[*providers, "CPUExecutionProvider"])
-                for stage, file in {"encoder": bundle.file("encoder"), "head": bundle.file("head")}.items()
+            self._sessions: dict[Stage, Any] = {
+                stage: onnxruntime.InferenceSession(
+                    str(bundle.file(stage)), options, providers=[*providers, "CPUExecutionProvider"]
+                )
+                for stage in stages
             }
         except Exception as error:  # onnxruntime's exceptions share no base class but this
             raise EngineError(f"onnxruntime cannot load bundle {bundle.manifest.name}: {error}") from error
-        device = "cuda" if self._sessions["encoder"].get_providers()[0] == "CUDAExecutionProvider" else "cpu"
-        self.info = EngineInfo("onnxruntime", "fp32", "fp32", device, 64 if cuda else 16)
+        device = "cuda" if self._sessions[stages[0]].get_providers()[0] == "CUDAExecutionProvider" else "cpu"
+        most = largest_batch(bundle.manifest, frames=64 if cuda else 16)
+        self.info = EngineInfo("onnxruntime", "fp32", "fp32", device, most, stages)
 
     def run(self, stage: Stage, rows: NDArray[np.generic]) -> Outputs:
         """Rows in, as many rows out; see `Engine.run`."""

@@ -7,9 +7,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.manifest import Precision, Role
+from service.bundle.manifest import Precision, Stage
 from service.bundle.store import Bundle
-from service.engine.base import EngineInfo, Outputs, Place, Stage
+from service.engine.base import EngineInfo, Outputs, Place
+from service.engine.buckets import largest_batch
 from service.errors import EngineError
 
 # Measured (CONTRIBUTING, Where a measurement decided): a row costs no less in larger batches, and each size costs time at start.
@@ -27,36 +28,39 @@ class OpenVinoEngine:
         if precision == "fp16":
             raise EngineError("openvino on a CPU does not run fp16; choose --precision int8 or fp32")
         core = openvino.Core()
-        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        remainder: Literal["bf16", "fp32"] = "bf16" if precision == "int8" and "BF16" in capabilities else "fp32"
-        role: Role = "encoder.int8" if precision == "int8" else "encoder"
-        hints = {"encoder": {"fp32": "f32", "bf16": "bf16"}[remainder], "head": "f32"}
-        files = {"encoder": bundle.file(role), "head": bundle.file("head")}
+        stages = bundle.manifest.network.stages
+        native = precision == "int8" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        remainder: Literal["bf16", "fp32"] = "bf16" if native and "encoder" in stages else "fp32"
+        roles = {stage: bundle.manifest.role(stage, precision) for stage in stages}
         try:
             compiled = {
                 stage: core.compile_model(
-                    str(files[stage]),
+                    str(bundle.file(role)),
                     "CPU",
                     {
-                        "INFERENCE_PRECISION_HINT": hint,
+                        "INFERENCE_PRECISION_HINT": "bf16" if stage == "encoder" and remainder == "bf16" else "f32",
                         "PERFORMANCE_HINT": "LATENCY",
                         "INFERENCE_NUM_THREADS": place.threads,
                         # The decoders share these cores: a pinned thread would wait for its own while another is free.
                         "ENABLE_CPU_PINNING": False,
                     },
                 )
-                for stage, hint in hints.items()
+                for stage, role in roles.items()
             }
         except RuntimeError as error:
             raise EngineError(
                 f"openvino cannot compile bundle {bundle.manifest.name} at {precision}: {error}"
             ) from error
-        self._requests: dict[str, Any] = {stage: model.create_infer_request() for stage, model in compiled.items()}
+        self._requests: dict[Stage, Any] = {stage: model.create_infer_request() for stage, model in compiled.items()}
         # A tensor may go by several names there, so outputs are asked for by the manifest's.
-        roles: dict[str, Role] = {"encoder": role, "head": "head"}
-        self._outputs = {stage: [each.name for each in bundle.artifact(roles[stage]).outputs] for stage in roles}
+        self._outputs = {stage: [each.name for each in bundle.artifact(role).outputs] for stage, role in roles.items()}
         self.info = EngineInfo(
-            "openvino", precision, remainder, core.get_property("CPU", "FULL_DEVICE_NAME").strip(), _MAX_BATCH
+            "openvino",
+            precision,
+            remainder,
+            core.get_property("CPU", "FULL_DEVICE_NAME").strip(),
+            largest_batch(bundle.manifest, frames=_MAX_BATCH),
+            stages,
         )
 
     def run(self, stage: Stage, rows: NDArray[np.generic]) -> Outputs:

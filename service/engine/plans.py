@@ -1,4 +1,4 @@
-"""The two plans of a TensorRT engine: from the cache where they fit, else built and cached."""
+"""The plans of a TensorRT engine, one for each network of the bundle: from the cache where they fit, else built and cached."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from functools import partial
 
 from service import __version__
-from service.bundle.manifest import Precision, Role
+from service.bundle.manifest import Precision, Stage
 from service.bundle.store import Bundle
-from service.engine.base import Place, Stage
+from service.engine.base import Place
 from service.engine.build import Profile, Progress, build_plan
 from service.engine.cache import EngineCache, EngineKey
 from service.engine.cuda import Device
@@ -21,7 +21,6 @@ from service.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
-STAGES: tuple[Stage, ...] = ("encoder", "head")
 # To be raised whenever the same ONNX file is turned into another network than before.
 _REVISION = 1
 
@@ -30,18 +29,15 @@ class PlanSource:
     """Gives the plans of one bundle at one precision on one GPU."""
 
     def __init__(self, bundle: Bundle, *, precision: Precision, flavour: Flavour, device: Device, place: Place) -> None:
-        self.profiles: dict[Stage, tuple[Profile, ...]] = {
-            stage: profiles_of(bundle.manifest, stage) for stage in STAGES
-        }
+        manifest = bundle.manifest
+        self.stages = manifest.network.stages
+        self.profiles: dict[Stage, tuple[Profile, ...]] = {stage: profiles_of(manifest, stage) for stage in self.stages}
         self.cache = EngineCache(place.engine_cache)
         self._bundle, self._precision, self._flavour, self._place = bundle, precision, flavour, place
-        self._roles: dict[Stage, Role] = {
-            "encoder": "encoder.int8" if precision == "int8" else "encoder",
-            "head": "head",
-        }
-        calibration = bundle.manifest.calibration
+        self._roles = {stage: manifest.role(stage, precision) for stage in self.stages}
+        calibration = manifest.calibration
         self.key = EngineKey(
-            bundle=bundle.manifest.name,
+            bundle=manifest.name,
             precision=precision,
             onnx={stage: bundle.artifact(role).sha256 for stage, role in self._roles.items()},
             calibration=calibration.data_sha256 if calibration is not None and precision == "int8" else None,
@@ -53,14 +49,14 @@ class PlanSource:
         )
 
     def cached(self) -> dict[Stage, bytes]:
-        """Both plans from the cache; raises EngineRefused with the reason."""
-        files = self.cache.load(self.key, tuple(f"{stage}.plan" for stage in STAGES))
-        return {stage: files[f"{stage}.plan"] for stage in STAGES}
+        """Every plan from the cache; raises EngineRefused with the reason."""
+        files = self.cache.load(self.key, tuple(f"{stage}.plan" for stage in self.stages))
+        return {stage: files[f"{stage}.plan"] for stage in self.stages}
 
     def build(self, *, this_gpu: bool) -> dict[Stage, bytes]:
-        """Both plans, built now; see `build_plan`. Raises EngineError."""
+        """Every plan, built now; see `build_plan`. Raises EngineError."""
         plans: dict[Stage, bytes] = {}
-        for stage in STAGES:
+        for stage in self.stages:
             plan = build_plan(
                 self._onnx(stage),
                 flavour=self._flavour,

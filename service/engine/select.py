@@ -80,12 +80,14 @@ def _precisions(bundle: Bundle, kind: Kind, choice: Choice) -> tuple[Precision, 
     """One that was named is tried wherever it was asked for: the engine itself says why it cannot."""
     if choice != "auto":
         return (choice,)
-    return tuple(each for each in kind.precisions if each != "int8" or "encoder.int8" in bundle.manifest.artifacts)
+    return tuple(each for each in kind.precisions if each != "int8" or bundle.manifest.quantized)
 
 
 def _proved(opener: _Opener, bundle: Bundle, precision: Precision, place: Place) -> tuple[Engine, float]:
-    if precision == "int8" and "encoder.int8" not in bundle.manifest.artifacts:
-        raise EngineError(f"bundle {bundle.manifest.name} holds no INT8 encoder; make it with marey-build quantize")
+    if precision == "int8" and not bundle.manifest.quantized:
+        raise EngineError(
+            f"bundle {bundle.manifest.name} holds no INT8 {bundle.manifest.network.stages[0]}; make it with marey-build quantize"
+        )
     engine = opener(bundle, precision=precision, place=place)
     try:
         return engine, prove(engine, bundle)

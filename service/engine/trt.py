@@ -12,22 +12,23 @@ from contextlib import ExitStack, suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.manifest import Precision
+from service.bundle.manifest import Precision, Stage
 from service.bundle.store import Bundle
-from service.engine.base import EngineInfo, Outputs, Place, Stage
-from service.engine.buckets import BUCKETS, buckets_for
+from service.engine.base import EngineInfo, Outputs, Place
+from service.engine.buckets import buckets_for
 from service.engine.cache import EngineAbsent
 from service.engine.cuda import Device
 from service.engine.flavour import load_flavour, log_of
 from service.engine.network import SLOTS, Network
-from service.engine.plans import STAGES, PlanSource
+from service.engine.plans import PlanSource
+from service.engine.profiles import fixed_of, most_rows
 from service.errors import BuildCancelled, DeviceFull, DeviceLost, EngineError
 
 logger = logging.getLogger(__name__)
 
 
 class TensorRtEngine:
-    """Two networks on one GPU. Under int8 and fp16 all that is not INT8 is fp16; under fp32 nothing runs in less.
+    """The networks of a bundle on one GPU. Under int8 and fp16 all that is not INT8 is fp16; under fp32 nothing runs in less.
 
     `graphs` False launches kernels one by one in place of recorded CUDA graphs.
     """
@@ -53,7 +54,8 @@ class TensorRtEngine:
             precision,
             "fp32" if precision == "fp32" else "fp16",
             f"{self._device.name} ({self._flavour}, cuda:{place.device})",
-            BUCKETS[-1],
+            most_rows(bundle.manifest),
+            self._source.stages,
         )
 
     @property
@@ -65,9 +67,9 @@ class TensorRtEngine:
         """Rows in, as many rows out; see `Engine.run`. Many rows are cut into batches, two of them under way at a time."""
         most = self.info.max_batch
         cuts = (
-            list(buckets_for(len(rows)))
-            if stage == "encoder"
-            else [(start, size := min(most, len(rows) - start), size) for start in range(0, len(rows), most)]
+            [(start, size := min(most, len(rows) - start), size) for start in range(0, len(rows), most)]
+            if stage == "head"
+            else list(buckets_for(len(rows), largest=most))
         )
         waiting: deque[Callable[[], Outputs]] = deque()
         parts: list[Outputs] = []
@@ -95,7 +97,7 @@ class TensorRtEngine:
         return self._networks[stage].begin(blocks, rows=bucket)
 
     def close(self) -> None:
-        """Give all of it back; what one network complains of does not keep the other."""
+        """Give all of it back; what one network complains of does not keep the others."""
         with ExitStack() as stack:
             stack.enter_context(self._device.current())
             stack.callback(setattr, self, "_runtime", None)
@@ -141,18 +143,16 @@ class TensorRtEngine:
         raise EngineError("; ".join(refused))
 
     def _opened(self, plans: dict[Stage, bytes]) -> dict[Stage, Network]:
-        spec = self._bundle.manifest.input
-        shape = (spec.height, spec.width, spec.channels)
         networks: dict[Stage, Network] = {}
         try:
-            for stage in STAGES:
+            for stage in self._source.stages:
                 networks[stage] = Network(
                     plans[stage],
                     flavour=self._flavour,
                     runtime=self._runtime,
                     device=self._device,
                     profiles=self._source.profiles[stage],
-                    fixed=[(bucket, *shape) for bucket in BUCKETS] if stage == "encoder" else (),
+                    fixed=fixed_of(self._bundle.manifest, stage),
                     graphs=self._graphs,
                     kernels=self._source.kernels(stage),
                     cancelled=self._cancelled,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from service.bench.subject import EngineSubject
-from service.engine.base import EngineInfo, Outputs, Overlapping, Stage
+from service.bundle.manifest import Stage
+from service.engine.base import EngineInfo, Outputs, Overlapping
 from service.engine.select import Opened
 from service.errors import EngineError
 
