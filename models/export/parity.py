@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +12,10 @@ from numpy.typing import NDArray
 
 from models.errors import ExportRefused
 from models.export.normalization import Normalization
-from models.export.reference import Reference, run_in_batches
+from models.export.own_answers import own_answers
+from models.export.reference import Reference
 from models.export.runtime import Runtime
 from models.export.split import Split
-from models.export.trace import functional
 from models.synthetic import synthetic_clips
 
 LIMIT = 1e-4
@@ -76,7 +75,9 @@ def compare_split(
     worst = 0.0
     for length in (fixed,) if fixed else lengths:
         clips = synthetic_clips(count=2, frames=length, height=height, width=width, channels=channels, seed=seed)
-        wanted = _wanted(model, normalization.apply(clips), split)
+        wanted = own_answers(
+            model, normalization.apply(clips), source=split.source, outputs=split.outputs, added=split.added
+        )
         features = reference.features(clips.reshape(-1, height, width, channels)).reshape(2, length, -1)
         found = reference.probabilities(features)
         if found.keys() != wanted.keys() or any(found[name].shape != wanted[name].shape for name in wanted):
@@ -92,40 +93,5 @@ def compare_split(
     return worst
 
 
-def _wanted(model: keras.Model, fed: NDArray[np.float32], split: Split) -> dict[str, NDArray[np.float32]]:
-    """What the model says to clips `fed` `[B, T, H, W, C]`, by the names of the head's outputs."""
-    batch, length = fed.shape[:2]
-    if split.source == "image":
-        rows = run_in_batches(model, fed.reshape(-1, *fed.shape[2:])).reshape(batch, length, -1)
-        return {"probabilities": _finish(rows, split).mean(axis=1)}
-    present = np.ones((batch, length), bool)  # a mask input: every frame counts
-    given = [fed if len(tensor.shape) == _CLIPS else present for tensor in model.inputs]
-    with warnings.catch_warnings():
-        # Attention over the one frame of an image: Keras takes it for a mistake.
-        warnings.filterwarnings("ignore", message=".*You are using a softmax over axis", category=UserWarning)
-        outputs = model(keras.tree.pack_sequence_as((functional(model) or model).input, given), training=False)
-    arrays = [np.asarray(part, np.float32) for part in keras.tree.flatten(outputs)]
-    places = split.outputs
-    rows = _finish(arrays[places.probabilities], split)
-    wanted = {"probabilities": rows}
-    if places.steps:
-        wanted = {"probabilities": rows.mean(axis=1) if places.steps == "mean" else rows[:, -1], "positions": rows}
-    elif places.positions is not None:
-        wanted["positions"] = _finish(arrays[places.positions], split)
-    if places.attention is not None:
-        weights = arrays[places.attention]
-        scores = weights.ndim > 2 and weights.shape[-2:] == (length, length)
-        by_query = weights.reshape(batch, -1, length) if scores else weights.reshape(batch, 1, length)
-        wanted["attention"] = by_query.mean(axis=1)
-    return wanted
-
-
 def _shapes(outputs: dict[str, NDArray[np.float32]]) -> str:
     return ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
-
-
-def _finish(rows: NDArray[np.float32], split: Split) -> NDArray[np.float32]:
-    """What the head does beyond the model: an activation that was asked for, and two classes in place of one sigmoid."""
-    if split.added not in (None, "none"):
-        rows = np.asarray(getattr(keras.activations, split.added)(keras.ops.convert_to_tensor(rows)))
-    return np.concatenate([1 - rows, rows], axis=-1) if rows.shape[-1] == 1 else rows
