@@ -18,7 +18,7 @@ from models.export.networks import Activation, Networks, Weights
 from models.export.normalization import Normalization
 from models.export.onnx_assemble import clip_graph, encoder_graph, head_graph
 from models.export.onnx_cut import Cut, cut_clips, cut_image, run_shapes
-from models.export.onnx_file import OnnxFile
+from models.export.onnx_file import PREFIX, OnnxFile
 from models.export.onnx_reference import Ending, OnnxReference, rounded
 from models.export.outputs import missing_activation
 from models.export.parity import LIMIT
@@ -131,7 +131,7 @@ def _user(
     last = head or file
     (scores, *others) = [value.name for value in last.model.graph.output]
     if others:
-        listed = ", ".join(name.removeprefix("user/") for name in (scores, *others))
+        listed = ", ".join(name.removeprefix(PREFIX) for name in (scores, *others))
         raise ExportRefused(f"{last.name} gives {listed}; export a model that gives the scores of the classes alone")
     width = _scores(file, head, scores)
     found = _activation(last.model.graph, scores)

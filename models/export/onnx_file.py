@@ -23,6 +23,7 @@ TURN: dict[Layout, tuple[int, ...]] = {
     "BTCHW": (0, 1, 4, 2, 3),
     "BCTHW": (0, 4, 1, 2, 3),
 }
+PREFIX = "user/"
 _CHANNELS = (1, 3)
 _NEWEST = 21  # what the server's casts to half precision and TensorRT 10.13 know
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}  # fmt: skip
@@ -56,9 +57,6 @@ class OnnxFile:
             raise ExportRefused(f"{path} holds no ONNX graph; give a file as torch.onnx.export writes it")
         _check(model, path.name)
         model = _at_opset(model, path.name)
-        model = onnx.compose.add_prefix(
-            model, "user/", rename_nodes=False
-        )  # or a tensor could have a name that ours will have
         initial = {tensor.name for tensor in model.graph.initializer}
         inputs = [value for value in model.graph.input if value.name not in initial]
         if len(inputs) != 1:
@@ -72,6 +70,8 @@ class OnnxFile:
             raise ExportRefused(
                 f"input {inputs[0].name!r} of {path.name} is {found}; export the float32 model, Marey makes the rest of it"
             )
+        # Or a tensor could have a name that one of ours will have.
+        model = onnx.compose.add_prefix(model, PREFIX, rename_nodes=False)
         return cls(model, path.name, _layout(shape, path.name), shape)
 
     def sized(self, height: int, width: int) -> OnnxFile:
@@ -88,7 +88,8 @@ class OnnxFile:
     @property
     def input(self) -> str:
         initial = {tensor.name for tensor in self.model.graph.initializer}
-        return next(value.name for value in self.model.graph.input if value.name not in initial)
+        name: str = next(value.name for value in self.model.graph.input if value.name not in initial)
+        return name
 
     @property
     def batch(self) -> int | None:
