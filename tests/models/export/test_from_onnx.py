@@ -12,11 +12,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from models.errors import ExportRefused
-from models.export.from_onnx import onnx_networks
+from models.export.from_onnx import OnnxFile, onnx_networks
 from models.export.gate import build_gate
 from models.export.networks import Networks
 from models.export.normalization import Normalization
-from models.export.onnx_file import OnnxFile
 from models.export.pack import pack
 from models.export.runtime import Runtime
 from models.synthetic import synthetic_clips

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from models.export.onnx_file import Layout, OnnxFile
+from models.export.from_onnx.file import Layout, OnnxFile
 from models.export.runtime import Runtime
 
 _SCORES = {"Softmax", "Sigmoid"}

@@ -11,11 +11,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from models.export.from_onnx.cut import Cut
+from models.export.from_onnx.file import TURN, Layout, OnnxFile
+from models.export.from_onnx.reference import Ending
 from models.export.graph import finish, rename
 from models.export.normalization import Normalization
-from models.export.onnx_cut import Cut
-from models.export.onnx_file import TURN, Layout, OnnxFile
-from models.export.onnx_reference import Ending
 
 _FLOAT, _BYTE = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
 
