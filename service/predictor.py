@@ -40,7 +40,7 @@ class Answer:
     """What the network said of one clip.
 
     `probabilities` `[K]`: of the clip, or the mean over its windows; `windowed` `[W, K]` belongs to `clip.windows`, and is
-    None where none were asked for; `attention` `[T]` sums to 1, `positions` `[P, K]` are the probabilities of each step or
+    None where none were asked for; `attention` `[T]` sums to 1, `positions` `[P, K]` are the probabilities of each frame or
     place, and both are None where the model has none or windows were cut. `batch_size`: frames that ran together.
     """
 
@@ -49,6 +49,7 @@ class Answer:
     windowed: NDArray[np.float32] | None
     attention: NDArray[np.float32] | None
     positions: NDArray[np.float32] | None
+    positions_are_frames: bool
     engine: EngineInfo
     batch_size: int
     timings_ms: dict[str, float]
@@ -130,13 +131,18 @@ class Predictor:
             judged = await self._judge(run, "head", encoded.outputs["features"], clip.windows)
             through = (encoded, judged)
         probabilities, whole = judged.outputs["probabilities"], not clip.windows
+        positions = judged.outputs["positions"][0] if whole and "positions" in judged.outputs else None
+        framed = positions is not None and len(positions) == len(clip.indices) and not self.manifest.tells_places
+        if framed and isinstance(clip.source, ImageInfo):
+            positions = None  # it is one frame, of which the probabilities say it all
         inside_ms = decoded.decode_ms + decoded.preprocess_ms
         return Answer(
             clip,
             probabilities.mean(axis=0),
             None if whole else probabilities,
             judged.outputs["attention"][0] if whole and "attention" in judged.outputs else None,
-            judged.outputs["positions"][0] if whole and "positions" in judged.outputs else None,
+            positions,
+            framed,
             replica.engine.info,
             through[0].batch_size,
             {

@@ -73,7 +73,7 @@ def make_clip_bundle(
         "tasks": ("video",) if frames else ("image", "video"),
         "labels": LABELS,
         "input": Input(height=SIDE, width=SIDE),
-        "sampling": Sampling(frames=frames or 4, max_frames=8, short_clip="repeat" if frames else "as_is"),
+        "sampling": Sampling(frames=frames or 4, max_frames=frames or 8, short_clip="repeat" if frames else "as_is"),
         "network": Network(kind="clip", static_frames=frames, attention=attention, positions=positions is not None),
         "artifacts": {role: _artifact(role, files[f"{role}.onnx"], graph) for role, graph in graphs.items()},
         "golden": Golden(sha256=sha256(files["golden.npz"]), tolerance={"fp32": 1e-4, "fp16": 5e-3, "int8": 0.05}),

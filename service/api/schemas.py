@@ -14,8 +14,8 @@ from service.errors import InvalidParameter
 from service.media.frames import ImageInfo, VideoInfo
 from service.predictor import Answer, Predictor
 
-# Larger answers would hold up the event loop, and with it everybody else.
-MAX_SEGMENT_ROWS = 10_000
+# Predictions of all segments, or of all positions, together: larger answers would hold up the event loop, and everybody else.
+MAX_ROWS = 10_000
 
 
 class ModelUsed(BaseModel):
@@ -71,13 +71,33 @@ class Segment(BaseModel):
     predictions: list[Prediction]
 
 
+class Moment(BaseModel):
+    """What a model with an answer for every step says at one sampled frame."""
+
+    index: int = Field(description="Of the frame, in decode order, from 0.")
+    time_s: float
+    predictions: list[Prediction]
+
+
+class Place(BaseModel):
+    """What a model with an answer for every place says of one place in the picture."""
+
+    position: int = Field(description="In the order of the model's output, from 0.")
+    predictions: list[Prediction]
+
+
 class Classified(BaseModel):
     request_id: str
     model: ModelUsed
     predictions: list[Prediction]
+    positions: list[Moment] | list[Place] | None = Field(
+        default=None,
+        description="Only where the model says when or where, and no windows were asked for: an entry for each sampled "
+        "frame, or for each place in the picture.",
+    )
     warnings: list[str] = Field(description="What was odd in the file: gaps in its times, a header that lies …")
     timings_ms: dict[str, float]
-    batch_size: int = Field(description="Frames that ran through the encoder together.")
+    batch_size: int = Field(description="Frames that ran through the encoder, or the clip network, together.")
 
 
 class ImageClassified(Classified):
@@ -149,9 +169,9 @@ def video_answer(
     segments = None
     if answer.windowed is not None:
         rows = len(clip.windows) * shown(labels, top_k)
-        if rows > MAX_SEGMENT_ROWS:
+        if rows > MAX_ROWS:
             raise InvalidParameter(
-                f"{len(clip.windows)} windows of {shown(labels, top_k)} classes are {rows} rows, {MAX_SEGMENT_ROWS} are "
+                f"{len(clip.windows)} windows of {shown(labels, top_k)} classes are {rows} rows, {MAX_ROWS} are "
                 "allowed in one answer; lower top_k, or raise stride_s"
             )
         segments = [
@@ -182,14 +202,41 @@ def _frames(answer: Answer) -> Iterator[SampledFrame]:
         yield SampledFrame(index=index, time_s=round(time_s, 4), weight=weight)
 
 
+def _positions(answer: Answer, model: Predictor, top_k: int | None) -> list[Moment] | list[Place]:
+    """One entry for each row of `answer.positions`; where no `top_k` was asked for, of as many classes as there is room for."""
+    rows, clip, labels = answer.positions, answer.clip, model.manifest.labels
+    assert rows is not None
+    room, count = MAX_ROWS // len(rows), shown(labels, top_k)
+    if count > room and top_k is not None:
+        raise InvalidParameter(
+            f"{len(rows)} positions of {count} classes are {len(rows) * count} rows, {MAX_ROWS} are allowed in one answer; "
+            f"lower top_k to {room}"
+        )
+    found = [top(row, labels, min(count, room)) for row in rows]
+    if not answer.positions_are_frames:
+        return [Place(position=number, predictions=predictions) for number, predictions in enumerate(found)]
+    return [
+        Moment(index=index, time_s=round(time_s, 4), predictions=predictions)
+        for index, time_s, predictions in zip(clip.indices, clip.times_s, found, strict=True)
+    ]
+
+
 def _common(
     answer: Answer, model: Predictor, top_k: int | None, request_id: str, timings: dict[str, float]
 ) -> dict[str, Any]:
+    warnings, positions = list(answer.clip.warnings), None
+    if answer.positions is not None and len(answer.positions) > MAX_ROWS:
+        warnings.append(
+            f"its {len(answer.positions)} positions are left out: {MAX_ROWS} rows are allowed in one answer"
+        )
+    elif answer.positions is not None:
+        positions = _positions(answer, model, top_k)
     return {
         "request_id": request_id,
         "model": used(model, answer.engine),
         "predictions": top(answer.probabilities, model.manifest.labels, top_k),
-        "warnings": list(answer.clip.warnings),
+        "positions": positions,
+        "warnings": warnings,
         "timings_ms": {stage: round(milliseconds, 3) for stage, milliseconds in timings.items()},
         "batch_size": answer.batch_size,
     }

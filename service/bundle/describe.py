@@ -10,7 +10,8 @@ def describe(bundle: Bundle) -> str:
     """Several lines: what it is, what goes in, what it holds, how well it does, where it comes from."""
     manifest = bundle.manifest
     rows = [("bundle", f"{manifest.name} {manifest.version} (every hash verified)"), ("what", manifest.description)]
-    rows += [("tasks", ", ".join(manifest.tasks)), ("classes", _labels(manifest)), ("input", _input(manifest))]
+    rows += [("tasks", ", ".join(manifest.tasks)), ("classes", _labels(manifest)), ("network", _network(manifest))]
+    rows += [("input", _input(manifest))]
     rows += [("sampling", _sampling(manifest))]
     rows += [
         (
@@ -43,7 +44,19 @@ def describe(bundle: Bundle) -> str:
 
 def _labels(manifest: Manifest) -> str:
     shown = ", ".join(manifest.labels[:6])
-    return f"{len(manifest.labels)}: {shown}{', …' if len(manifest.labels) > 6 else ''}"
+    several = ", any number of them at a time (multi-label)" if manifest.network.multi_label else ""
+    return f"{len(manifest.labels)}: {shown}{', …' if len(manifest.labels) > 6 else ''}{several}"
+
+
+def _network(manifest: Manifest) -> str:
+    network = manifest.network
+    parts = {
+        "encoder_head": f"encoder ({network.feature_dim} features a frame) and head",
+        "clip": "one for the whole clip",
+    }
+    fixed = f"{network.static_frames} frames and no other number" if network.static_frames else "any number of frames"
+    more = {"attention": network.attention, "probabilities by position": network.positions}
+    return ", ".join([parts[network.kind], fixed, *(f"with {name}" for name, held in more.items() if held)])
 
 
 def _input(manifest: Manifest) -> str:

@@ -216,6 +216,13 @@ class Manifest(Frozen):
         """Whether there is an INT8 artifact."""
         return self.role(self.network.stages[0], "int8") in self.artifacts
 
+    @property
+    def tells_places(self) -> bool:
+        """Whether `positions` cannot be frames: their number is fixed, and that of the frames is not."""
+        last = self.artifacts[self.network.stages[-1]]
+        counts = [tensor.shape[1] for tensor in last.outputs if tensor.name == "positions"]
+        return any(isinstance(count, int) for count in counts) and not isinstance(last.inputs[0].shape[1], int)
+
     @model_validator(mode="after")
     def _artifacts_fit_the_network(self) -> Self:
         needed: set[Role] = set(self.network.stages)
