@@ -33,7 +33,7 @@ def assemble(model: keras.Model, *, name: str, entry: tuple[str, Shape], gives: 
     import onnxslim  # noqa: PLC0415 -- takes a second to import, and only an export needs it
 
     flat = trace(unrolled(model))
-    known = {call.operation.name for call in flat.calls}
+    known = {call.operation.name for call in flat.calls if call.is_layer}
     names = sorted(model.output) if isinstance(model.output, dict) else list(gives)
     outputs = dict(zip(names, flat.outputs, strict=True))
     after = _after_recurrence(flat)

@@ -86,7 +86,7 @@ def split_model(
     answers for the clip where the model answers `[B, T, K]`.
     """
     flat, notes = without_masks(trace(model))
-    clips = _only_input(flat, model, (height, width, channels))
+    clips = frames_input(flat, model, (height, width, channels))
     forms = per_frame_edges(flat, clips) if clips.rank == 5 else {}
     cut = cut_clips(flat, clips, forms) if forms else cut_image(flat, clips)
     before = flat.between([clips], [cut])
@@ -111,7 +111,7 @@ def split_model(
     )
 
 
-def _only_input(flat: Trace, model: keras.Model, frame: tuple[int, int, int]) -> Edge:
+def frames_input(flat: Trace, model: keras.Model, frame: tuple[int, int, int]) -> Edge:
     if len(flat.inputs) != 1 or flat.inputs[0].rank not in (4, 5):
         shapes = ", ".join(str(list(edge.shape)) for edge in flat.inputs)
         raise ExportRefused(

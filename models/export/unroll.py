@@ -23,7 +23,8 @@ class Unroller(Cloner):
 
     def __init__(self) -> None:
         super().__init__()
-        self._folded: dict[int, Any] = {}  # of a tensor that was unfolded: what it was before
+        # Of a tensor that was unfolded: what it was before, and the clips that it has its T from.
+        self._folded: dict[int, tuple[Any, Any]] = {}
         self._kept: list[Any] = []  # so that no id is given twice
 
     def apply(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -40,16 +41,17 @@ class Unroller(Cloner):
         _no_mask(wrapper, kwargs)
         (clips,) = args or (kwargs["inputs"],)
         foldable(clips, layer=describe(wrapper))
-        frames = self._folded.get(id(clips))
-        if frames is None:
-            frames = FoldTime(name=self.unique(f"{wrapper.name}_fold"))(clips)
+        if id(clips) in self._folded:
+            frames, source = self._folded[id(clips)]
+        else:
+            frames, source = FoldTime(name=self.unique(f"{wrapper.name}_fold"))(clips), clips
         return keras.tree.map_structure(
-            lambda rows: self._unfold(rows, clips, wrapper), self.apply(wrapper.layer, (frames,), {})
+            lambda rows: self._unfold(rows, source, wrapper), self.apply(wrapper.layer, (frames,), {})
         )
 
     def _unfold(self, rows: Any, clips: Any, wrapper: Any) -> Any:
         unfolded = UnfoldTime(clips.shape[1], name=self.unique(f"{wrapper.name}_unfold"))(rows, clips)
-        self._folded[id(unfolded)] = rows
+        self._folded[id(unfolded)] = (rows, clips)
         self._kept.append(unfolded)
         return unfolded
 
