@@ -7,11 +7,12 @@ MAREY_REAL_PYCUDA names a folder with the real PyCUDA, which is then used in pla
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pytest
 _INSIDE = "MAREY_STANDIN_RESULTS"  # set within such a process: where to write what each test came to
 _STANDIN = Path(__file__).parents[1] / "standin"
 _ROOT = Path(__file__).parents[2]
+_HELD = ("device_bytes", "pinned_bytes", "streams", "events", "graphs", "execs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,14 @@ class Machine:
         real = [Path(each) for each in (os.environ.get("MAREY_REAL_PYCUDA"),) if each]
         path = os.pathsep.join(map(str, (*real, *full, _STANDIN, _ROOT)))
         return {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(self.library), **more}
+
+
+@pytest.fixture
+def held() -> Callable[[], dict[str, int]]:
+    """What the stand-in driver of this process has given and not got back."""
+    library = ctypes.CDLL("libcuda.so.1")
+    library.standin_count.restype = ctypes.c_long
+    return lambda: {name: amount for name in _HELD if (amount := int(library.standin_count(name.encode())))}
 
 
 def _compile(folder: Path) -> Machine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from collections.abc import Callable
 
@@ -17,8 +16,6 @@ from service.engine.network import Network
 from service.engine.profiles import profiles_of
 from service.errors import DeviceLost, EngineError
 
-HELD = ("device_bytes", "pinned_bytes", "streams", "events", "graphs", "execs")
-
 
 @pytest.fixture(scope="module")
 def open_network(color_bundle: Bundle) -> Callable[[], Network]:
@@ -31,14 +28,6 @@ def open_network(color_bundle: Bundle) -> Callable[[], Network]:
         runtime = flavour.trt.Runtime(log_of(flavour.name).sink)
     fixed = [(rows, 16, 16, 3) for rows in (1, 4, 64)]
     return lambda: Network(plan, flavour=flavour, runtime=runtime, device=device, profiles=profiles, fixed=fixed)
-
-
-@pytest.fixture
-def held() -> Callable[[], dict[str, int]]:
-    """What the stand-in driver has given and not got back."""
-    library = ctypes.CDLL("libcuda.so.1")
-    library.standin_count.restype = ctypes.c_long
-    return lambda: {name: amount for name in HELD if (amount := int(library.standin_count(name.encode())))}
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +20,9 @@ import numpy as np
 import pytest
 
 from service.bundle.store import Bundle
+from service.errors import EngineError
+from service.registry import Registry
+from service.settings import Settings
 
 CLEAN = ("device_bytes", "pinned_bytes", "streams", "events", "graphs", "execs", "leaked_bytes", "leaked_objects")
 
@@ -112,6 +118,60 @@ def test_a_server_that_is_stopped_while_it_loads_gives_everything_back(
         json.loads(report.read_text()) if report.exists() else dict.fromkeys(CLEAN, 0)
     )  # the driver was not there yet
     assert {name: left[name] for name in CLEAN} == dict.fromkeys(CLEAN, 0)
+
+
+class StopsBeforeWarming(logging.Handler):
+    """Stops `registry` when an engine has proved itself, which is logged where another precision did not, and before it is warmed."""
+
+    def __init__(self, registry: Registry, held: Callable[[], dict[str, int]]) -> None:
+        super().__init__(logging.INFO)
+        self._registry, self._held = registry, held
+        self.held: dict[str, int] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "runs on tensorrt fp32; not on" in record.getMessage():
+            self.held = self._held()
+            self._registry.stop()
+
+
+@pytest.fixture
+def settings(color_bundle: Bundle, tmp_path: Path) -> Settings:
+    return Settings(bundles=(color_bundle.path,), engine="tensorrt", engine_cache=tmp_path, decode_workers=1)
+
+
+@pytest.mark.standin
+def test_an_engine_whose_warming_fails_is_closed_at_once(settings: Settings, held) -> None:
+    async def scenario() -> None:
+        registry = Registry(settings)
+        handler, logger = StopsBeforeWarming(registry, held), logging.getLogger("service.engine.select")
+        logger.addHandler(handler)
+        level = logger.level
+        logger.setLevel(logging.INFO)
+        try:
+            with pytest.raises(EngineError, match="the engine was given up, because the service is stopping"):
+                await registry.start()
+            assert handler.held, "the engine was open"
+            assert held() == {}, "before the registry is closed"
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            await registry.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.standin
+def test_a_registry_that_is_closed_closes_its_engines_whoever_still_holds_them(settings: Settings, held) -> None:
+    async def scenario() -> None:
+        registry = Registry(settings)
+        await registry.start()
+        models = registry.models  # so that no collector of garbage does what close() has to do
+        assert held(), "the engine is open"
+        await registry.close()
+        assert held() == {}
+        assert models
+
+    asyncio.run(scenario())
 
 
 def test_without_a_gpu_the_server_says_what_is_missing(machine, color_bundle: Bundle, tmp_path: Path) -> None:
