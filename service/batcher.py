@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.manifest import Stage
-from service.engine.base import Engine, Outputs, Overlapping
+from service.engine.base import TITLES, Engine, Outputs, Overlapping
 from service.engine.buckets import buckets_for
 from service.errors import DeadlineExceeded, DeviceLost, Draining, EngineError, MareyError, Overloaded
 from service.gathered import Gathered
@@ -343,9 +343,9 @@ class Batcher:
 
     def _fail(self, flight: _Flight, error: BaseException) -> None:
         stage = flight.members[0].stage
-        logger.error("a batch of %d rows failed in the %s", flight.rows, stage, exc_info=error)
+        logger.error("a batch of %d rows failed in the %s", flight.rows, TITLES[stage], exc_info=error)
         self._flying_rows -= flight.load
-        failure = error if isinstance(error, MareyError) else EngineError(f"the {stage} failed: {error}")
+        failure = error if isinstance(error, MareyError) else EngineError(f"the {TITLES[stage]} failed: {error}")
         for entry in flight.members:
             entry.future.set_exception(failure)
         if isinstance(error, DeviceLost):

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from service.bundle.manifest import Precision, Stage
 
+# What messages call them.
+TITLES: dict[Stage, str] = {"encoder": "encoder", "head": "head", "clip": "clip network"}
 Choice = Literal["auto", "int8", "fp16", "fp32"]
 Outputs = dict[str, NDArray[np.float32]]
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from service.bundle.manifest import Precision, Stage
 from service.bundle.store import Bundle
-from service.engine.base import EngineInfo, Outputs, Place
+from service.engine.base import TITLES, EngineInfo, Outputs, Place
 from service.engine.buckets import largest_batch
 from service.errors import EngineError
 
@@ -51,7 +51,9 @@ class OnnxRuntimeEngine:
         try:
             arrays = session.run(None, {session.get_inputs()[0].name: rows})
         except Exception as error:  # as above
-            raise EngineError(f"onnxruntime failed in the {stage} on rows {list(rows.shape)}: {error}") from error
+            raise EngineError(
+                f"onnxruntime failed in the {TITLES[stage]} on rows {list(rows.shape)}: {error}"
+            ) from error
         return {output.name: array for output, array in zip(session.get_outputs(), arrays, strict=True)}
 
     def close(self) -> None:

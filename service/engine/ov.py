@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from service.bundle.manifest import Precision, Stage
 from service.bundle.store import Bundle
-from service.engine.base import EngineInfo, Outputs, Place
+from service.engine.base import TITLES, EngineInfo, Outputs, Place
 from service.engine.buckets import largest_batch
 from service.errors import EngineError
 
@@ -68,7 +68,7 @@ class OpenVinoEngine:
         try:
             results = self._requests[stage].infer([rows], share_inputs=True, share_outputs=False)
         except RuntimeError as error:
-            raise EngineError(f"openvino failed in the {stage} on rows {list(rows.shape)}: {error}") from error
+            raise EngineError(f"openvino failed in the {TITLES[stage]} on rows {list(rows.shape)}: {error}") from error
         return {name: results[name] for name in self._outputs[stage]}
 
     def close(self) -> None:

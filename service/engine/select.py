@@ -8,7 +8,7 @@ from typing import Protocol
 
 from service.bundle.manifest import Precision
 from service.bundle.store import Bundle
-from service.engine.base import Choice, Engine, Place
+from service.engine.base import TITLES, Choice, Engine, Place
 from service.engine.golden import prove
 from service.engine.ort import OnnxRuntimeEngine
 from service.engine.ov import OpenVinoEngine
@@ -86,7 +86,7 @@ def _precisions(bundle: Bundle, kind: Kind, choice: Choice) -> tuple[Precision, 
 def _proved(opener: _Opener, bundle: Bundle, precision: Precision, place: Place) -> tuple[Engine, float]:
     if precision == "int8" and not bundle.manifest.quantized:
         raise EngineError(
-            f"bundle {bundle.manifest.name} holds no INT8 {bundle.manifest.network.stages[0]}; make it with marey-build quantize"
+            f"bundle {bundle.manifest.name} holds no INT8 {TITLES[bundle.manifest.network.stages[0]]}; make it with marey-build quantize"
         )
     engine = opener(bundle, precision=precision, place=place)
     try:
