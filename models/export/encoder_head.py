@@ -15,6 +15,7 @@ from models.export.half import halve
 from models.export.head import head_onnx
 from models.export.networks import Activation, Networks, Weights
 from models.export.normalization import Normalization
+from models.export.outputs import Steps
 from models.export.parity import compare_graphs, compare_split
 from models.export.reference import Reference
 from models.export.split import Split, split_model
@@ -29,13 +30,17 @@ def split_networks(
     activation: Activation | None = None,
     weights: Weights = "float32",
     frames: int = 16,
+    steps: Steps | None = None,
     seed: int = 0,
 ) -> Networks:
     """The encoder and head of `model`, equal to it within 1e-4 in probability; `frames`: the usual T.
 
+    `steps`: what answers for the clip where the model answers for each step.
     Raises NotSplittable where the model is no CNN followed by layers over time, and ExportRefused for what else is in the way.
     """
-    split = split_model(model, height=input.height, width=input.width, channels=input.channels, activation=activation)
+    split = split_model(
+        model, height=input.height, width=input.width, channels=input.channels, activation=activation, steps=steps
+    )
     folded, folds = fold_batchnorm(split.encoder)
     reference = Reference(normalization.before(folded), split.head)
     lengths = sorted({split.static_frames or 1, split.static_frames or min(frames, 3)})
@@ -55,11 +60,13 @@ def split_networks(
         "rounding_shift": rounding,
         "split_against_model": own,
         "parity": parity,
+        "notes": list(split.notes),
     }
     network = Network(
         feature_dim=split.feature_dim,
         static_frames=split.static_frames,
         attention=split.attention,
+        positions=split.positions,
         multi_label=_multi_label(split),
     )
     return Networks(

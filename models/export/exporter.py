@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 
-from models.errors import ExportRefused
+from models.errors import ExportRefused, NotSplittable
+from models.export.clip import clip_networks
 from models.export.encoder_head import same_color, split_networks
 from models.export.networks import Activation, Networks, Weights
 from models.export.normalization import Normalization
+from models.export.outputs import Steps
 from models.export.pack import pack
 from models.provenance import file_sha256
 from service.bundle.manifest import Input, Provenance, Sampling, Task
@@ -38,21 +42,30 @@ def keras_networks(
     normalization: Normalization | None = None,
     activation: Activation | None = None,
     weights: Weights = "float32",
+    steps: Steps | None = None,
     frames: int = 16,
     seed: int = 0,
 ) -> Networks:
-    """The graphs of `model`, equal to it within 1e-4 in probability; raises ExportRefused. `frames`: the usual T."""
+    """The graphs of `model`, equal to it within 1e-4 in probability; raises ExportRefused. `frames`: the usual T.
+
+    Encoder and head where frames stand alone before they meet, else one clip network.
+    """
     normalization = normalization or Normalization(color="gray" if input.color == "gray" else "rgb")
     same_color(input, normalization)
-    return split_networks(
-        model,
-        input=input,
-        normalization=normalization,
-        activation=activation,
-        weights=weights,
-        frames=frames,
-        seed=seed,
-    )
+    asked: dict[str, Any] = {
+        "input": input,
+        "normalization": normalization,
+        "activation": activation,
+        "weights": weights,
+        "steps": steps,
+        "frames": frames,
+        "seed": seed,
+    }
+    try:
+        return split_networks(model, **asked)
+    except NotSplittable as reason:
+        networks = clip_networks(model, **asked)
+        return replace(networks, report={**networks.report, "not_split": str(reason)})
 
 
 def export_model(
@@ -69,13 +82,14 @@ def export_model(
     normalization: Normalization | None = None,
     activation: Activation | None = None,
     weights: Weights = "float32",
+    steps: Steps | None = None,
     provenance: Provenance | None = None,
     seed: int = 0,
 ) -> Bundle:
     """Write the bundle of `model` (or of its `.keras` file) to the folder `out`; raises ExportRefused or BundleError.
 
     The same model and arguments give the same bytes. `activation` is added to a model that ends in plain scores; a model that
-    has its own needs none.
+    has its own needs none. `steps`: what answers for the clip where the model answers for each step.
     """
     provenance = provenance or Provenance()
     if not isinstance(model, keras.Model):
@@ -89,6 +103,7 @@ def export_model(
         normalization=normalization,
         activation=activation,
         weights=weights,
+        steps=steps,
         frames=sampling.frames,
         seed=seed,
     )
