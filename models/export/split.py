@@ -30,8 +30,9 @@ from models.export.outputs import (
 )
 from models.export.per_frame import Form, per_frame_edges
 from models.export.reason import reason
+from models.export.recurrence import not_everywhere
 from models.export.reference import Reference
-from models.export.trace import Call, Edge, Trace, describe, functional, trace
+from models.export.trace import Call, Edge, Trace, trace
 
 _FIX = "give the model a fixed number of frames, keras.Input((T, height, width, channels)), and clips will be brought to that"
 
@@ -42,7 +43,7 @@ class Split:
 
     `encoder`: frames float32 `[N, H, W, C]` → features `[N, D]`. `head`: features `[B, T, D]` → a dict of `probabilities` `[B, K]`
     and, where `attention` and `positions` say so, `attention` `[B, T]` and the answer of each step `positions` `[B, T, K]`.
-    `static_frames`: T where the head knows no other. `notes`: what of the model was left out and why, in sentences.
+    `static_frames`: T where the head knows no other. `notes`: what of the model was left out and why, and what not every engine runs, in sentences.
     """
 
     source: Literal["video", "image"]
@@ -90,7 +91,6 @@ def split_model(
     forms = per_frame_edges(flat, clips) if clips.rank == 5 else {}
     cut = cut_clips(flat, clips, forms) if forms else cut_image(flat, clips)
     before = flat.between([clips], [cut])
-    _refuse_recurrence(before)
     frames = clips.shape[1] if clips.rank == 5 else None
     outputs = read_outputs(flat, frames=frames, steps=steps) if clips.rank == 5 else _image_outputs(flat, steps)
     answer = flat.outputs[outputs.probabilities]
@@ -107,7 +107,7 @@ def split_model(
         added=added,
         outputs=outputs,
         static_frames=static_frames,
-        notes=notes,
+        notes=(*notes, *(note for call in tail if (note := not_everywhere(call.operation)) is not None)),
     )
 
 
@@ -126,24 +126,11 @@ def frames_input(flat: Trace, model: keras.Model, frame: tuple[int, int, int]) -
     return clips
 
 
-def _refuse_recurrence(calls: Iterable[Call]) -> None:
-    """A recurrent layer inside the encoder reads one picture as a sequence of rows, which TensorFlow unrolls into a loop."""
-    for call in calls:
-        operation = call.operation.layer if isinstance(call.operation, layers.TimeDistributed) else call.operation
-        inner = functional(operation)
-        if inner is not None:
-            _refuse_recurrence(trace(inner).calls)
-        elif isinstance(operation, (layers.RNN, layers.Bidirectional)):
-            raise NotSplittable(
-                f"{describe(operation)} reads a single picture as a sequence, so it cannot be part of an encoder of frames"
-            )
-
-
 def _image_outputs(flat: Trace, steps: Steps | None) -> Outputs:
     shapes = [edge.shape for edge in flat.outputs]
     if len(shapes) > 1 or len(shapes[0]) != 2 or shapes[0][-1] is None:
         listed = ", ".join(str(list(shape)) for shape in shapes)
-        raise ExportRefused(
+        raise NotSplittable(
             f"the image model gives {listed}; expected probabilities [B, K] alone: build a keras.Model of that output"
         )
     if steps:

@@ -61,6 +61,18 @@ def last(x: Any) -> Any:
     return classify(layers.GlobalAveragePooling1D()(x))
 
 
+def states(x: Any, units: int) -> Any:
+    """An initial state `[B, units]` that depends on the clip."""
+    return layers.Dense(units, activation="tanh")(layers.GlobalAveragePooling1D()(x))
+
+
+def decoded(x: Any, kind: Any) -> Any:
+    """An encoder whose last states are those that a decoder of four steps begins with."""
+    last, *ended = kind(5, return_state=True)(x)
+    steps = kind(5, return_sequences=True)(layers.RepeatVector(4)(last), initial_state=ended)
+    return layers.GlobalMaxPooling1D()(steps)
+
+
 RECURRENT: dict[str, Build] = {
     "lstm": lambda x: layers.LSTM(5)(x),
     "lstm of relu": lambda x: layers.LSTM(5, activation="relu", recurrent_activation="hard_sigmoid")(x),
@@ -84,6 +96,48 @@ RECURRENT: dict[str, Build] = {
     "bidirectional of two kinds": lambda x: layers.Bidirectional(
         layers.LSTM(5), backward_layer=layers.GRU(5, go_backwards=True)
     )(x),
+    "rnn of an lstm cell": lambda x: layers.RNN(layers.LSTMCell(5))(x),
+    "rnn of a gru cell": lambda x: layers.RNN(layers.GRUCell(5, reset_after=False), unroll=False)(x),
+    "rnn of a simple cell": lambda x: layers.RNN(layers.SimpleRNNCell(5, activation="relu"))(x),
+    "rnn of cells": lambda x: layers.RNN([layers.LSTMCell(5), layers.GRUCell(4), layers.LSTMCell(3)])(x),
+    "rnn of cells backwards": lambda x: layers.RNN([layers.LSTMCell(5), layers.GRUCell(4)], go_backwards=True)(x),
+    "states of cells": lambda x: layers.Concatenate()(
+        keras.tree.flatten(layers.RNN([layers.LSTMCell(5), layers.GRUCell(4)], return_state=True)(x))
+    ),
+    "bidirectional rnn of a cell": lambda x: layers.Bidirectional(layers.RNN(layers.LSTMCell(5)))(x),
+    "bidirectional rnn of cells": lambda x: layers.Bidirectional(layers.RNN([layers.LSTMCell(5), layers.GRUCell(4)]))(
+        x
+    ),
+    **{
+        f"bidirectional states {mode}": lambda x, mode=mode: layers.Concatenate()(
+            layers.Bidirectional(layers.LSTM(5, return_state=True), mode)(x)
+        )
+        for mode in ("concat", "sum", None)
+    },
+    "bidirectional states of cells": lambda x: layers.Concatenate()(
+        keras.tree.flatten(
+            layers.Bidirectional(layers.RNN([layers.LSTMCell(5), layers.GRUCell(4)], return_state=True))(x)
+        )
+    ),
+    "initial states of an lstm": lambda x: layers.LSTM(5)(x, initial_state=[states(x, 5), states(x, 5)]),
+    "initial state of a gru backwards": lambda x: layers.GRU(5, go_backwards=True)(x, initial_state=states(x, 5)),
+    "initial states of cells": lambda x: layers.RNN([layers.LSTMCell(5), layers.GRUCell(4)])(
+        x, initial_state=[[states(x, 5), states(x, 5)], states(x, 4)]
+    ),
+    "initial states of both directions": lambda x: layers.Bidirectional(layers.LSTM(5))(
+        x, initial_state=[states(x, 5) for _ in range(4)]
+    ),
+    "initial states of two nodes": lambda x: layers.Bidirectional(
+        layers.GRU(5), backward_layer=layers.GRU(5, reset_after=False, go_backwards=True)
+    )(x, initial_state=[states(x, 5), states(x, 5)]),
+    "encoder and decoder": lambda x: decoded(x, layers.LSTM),
+    "encoder and decoder of grus": lambda x: decoded(x, layers.GRU),
+    **{
+        f"{activation} in a recurrence": lambda x, activation=activation: layers.GRU(4, activation=activation)(
+            layers.LSTM(5, activation=activation, return_sequences=True)(x)
+        )
+        for activation in ("leaky_relu", "softsign", "softplus", "hard_sigmoid")
+    },
 }
 SEQUENCES: dict[str, Build] = {
     "lstm": lambda x: layers.LSTM(5, return_sequences=True)(x),
@@ -263,7 +317,7 @@ BUILT: dict[str, Build] = {
         name: RECURRENT[name]
         for name in (
             "lstm of relu", "gru of hard_sigmoid", "gru that resets before", "simple rnn", "stacked", "bidirectional LSTM concat",
-            "bidirectional GRU sum",
+            "bidirectional GRU sum", "initial states of both directions", "encoder and decoder",
         )
     },
     "lstm backwards": lambda x: SEQUENCES["lstm backwards"](x)[:, 0],
@@ -289,6 +343,11 @@ class Doubled(layers.Dense):
         return 2 * super().call(inputs, training)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class OwnCell(layers.SimpleRNNCell):
+    """A cell that is none of Keras's."""
+
+
 def wavy(x: Any) -> Any:
     return ops.sin(x)
 
@@ -307,9 +366,17 @@ REFUSED: dict[str, tuple[Build, str]] = {
         lambda x: layers.Dense(4, activation=wavy, name="own")(x),
         r"layer 'own' \(Dense\) has activation 'wavy'",
     ),
-    "an initial state": (
-        lambda x: layers.LSTM(4, name="begun")(x, initial_state=[layers.Dense(4)(x[:, 0]), layers.Dense(4)(x[:, 0])]),
-        r"layer 'begun' \(LSTM\) is called with initial_state",
+    "a cell of the user's own": (
+        lambda x: layers.RNN(OwnCell(4), name="mine")(x),
+        r"layer 'mine' \(RNN\) runs the cell OwnCell.*use LSTMCell",
+    ),
+    "two activations with a slope each": (
+        lambda x: layers.GRU(4, "leaky_relu", "hard_sigmoid", name="sloped")(x),
+        r"layer 'sloped' \(GRU\) has activations hard_sigmoid and leaky_relu in one cell.*use at most one beside sigmoid",
+    ),
+    "a bidirectional of such a cell": (
+        lambda x: layers.Bidirectional(layers.RNN(OwnCell(4)), name="both")(x),
+        r"runs the cell OwnCell.*use LSTMCell",
     ),
     "a subclass of a known layer": (
         lambda x: Doubled(4, name="twice")(x),
