@@ -14,6 +14,7 @@ from models.metrics import agreement, figures
 from models.report import Report, confusion_entry, confusion_png, markdown
 from service.bundle.manifest import Metric
 from service.bundle.store import Bundle, rewrite_bundle
+from service.errors import EngineError
 
 REPORT = "report.json"
 
@@ -43,16 +44,26 @@ def assess(
         else None
     )
     report = read_report(bundle)
-    report |= {
-        "bundle": bundle.manifest.model_dump(mode="json", include={"name", "version", "description"}),
-        "size_bytes": {role: artifact.bytes for role, artifact in bundle.manifest.artifacts.items()},
-        "latency": _merged(
-            report.get("latency", []),
-            [each.model_dump() for each in latency.measure(bundle, runners)],
-            by=("engine", "precision"),
-        ),
-    }
+    report |= _titled(bundle) | {"latency": _latency(bundle, runners, report)}
     return _write(bundle, judged, report, split=split, verdict=verdict, command=command)
+
+
+def time_only(bundle: Bundle, *, runs: int = 5, command: str | None = None) -> tuple[Bundle, Report]:
+    """Where there are no labels: how large each artifact is and how fast, in the report. An engine that fails is told there, too."""
+    report = read_report(bundle) | _titled(bundle)
+    report.pop("not_timed", None)
+    try:
+        report["latency"] = _latency(bundle, runners_of(bundle), report, runs=runs)
+    except EngineError as error:
+        report["not_timed"] = str(error)
+    if command is not None:
+        report["command"] = command
+    return rewrite_bundle(bundle, bundle.manifest, report_files(report)), report
+
+
+def note(bundle: Bundle, found: Report) -> Bundle:
+    """The bundle with `found` in its report, in place of what stood there by the same names."""
+    return rewrite_bundle(bundle, bundle.manifest, report_files(read_report(bundle) | found))
 
 
 def read_report(bundle: Bundle) -> Report:
@@ -60,6 +71,18 @@ def read_report(bundle: Bundle) -> Report:
     file = bundle.path / REPORT
     found: Report = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return found
+
+
+def _titled(bundle: Bundle) -> Report:
+    return {
+        "bundle": bundle.manifest.model_dump(mode="json", include={"name", "version", "description"}),
+        "size_bytes": {role: artifact.bytes for role, artifact in bundle.manifest.artifacts.items()},
+    }
+
+
+def _latency(bundle: Bundle, runners: Sequence[Runner], report: Report, *, runs: int = 15) -> list[Report]:
+    found = [each.model_dump(exclude_none=True) for each in latency.measure(bundle, runners, runs=runs)]
+    return _merged(report.get("latency", []), found, by=("engine", "precision"))
 
 
 def _write(
@@ -125,4 +148,4 @@ def _merged(old: list[Report], new: list[Report], *, by: tuple[str, ...]) -> lis
 def report_files(report: Report) -> dict[str, bytes]:
     """The report as the files that a bundle holds."""
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    return {REPORT: text.encode(), str(Path(REPORT).with_suffix(".md")): markdown(report).encode()}
+    return {REPORT: text.encode(), str(Path(REPORT).with_suffix(".md")): markdown(report, full=True).encode()}

@@ -16,8 +16,11 @@ from models.errors import DataError
 from models.load import IMAGES, VIDEOS, load_clip
 from models.quantize import CalibrationData
 from service.bundle.manifest import Manifest
+from service.media.sample import uniform
 
 MIN_FRAMES = 32
+# A network that takes whole clips is shown as many of them at least, as far as they reach: clips differ more than their frames do.
+_MIN_CLIPS = 32
 DEFAULT_FRAMES = 512
 
 
@@ -25,7 +28,7 @@ DEFAULT_FRAMES = 512
 class CalibrationFrames:
     """`frames` `[N, H, W, C]` uint8 and what they were taken from.
 
-    Each `clip_frames` of them are one clip; 1 where clips gave different numbers.
+    Each `clip_frames` of them are one clip; 1 where clips gave different numbers, which those of a clip network never do.
     """
 
     frames: NDArray[np.uint8]
@@ -76,8 +79,10 @@ def _joined(parts: Sequence[NDArray[np.uint8]], source: CalibrationData) -> Cali
 
 
 def _load(samples: Sequence[Sample], manifest: Manifest, limit: int) -> tuple[list[Sample], list[NDArray[np.uint8]]]:
-    """`limit` frames of as many clips as there are: each gives its share, spread over its length."""
-    share = -(-limit // max(1, len(samples)))
+    """`limit` frames of as many clips as there are: each gives its share, spread over its length, or all where a clip is one row."""
+    whole = _whole_clip(manifest)
+    share = whole or -(-limit // max(1, len(samples)))
+    limit = max(limit, _MIN_CLIPS * (whole or 0))
     used: list[Sample] = []
     frames: list[NDArray[np.uint8]] = []
     count = 0
@@ -85,9 +90,11 @@ def _load(samples: Sequence[Sample], manifest: Manifest, limit: int) -> tuple[li
         if count >= limit:
             break
         clip = load_clip(sample.path, key=sample.key, spec=manifest.input, sampling=manifest.sampling).frames
-        chosen = clip[
-            np.unique(np.linspace(0, len(clip) - 1, min(share, len(clip), limit - count)).round().astype(int))
-        ]
+        if whole is not None:
+            chosen = clip[list(uniform(len(clip), whole, short_clip="repeat"))]
+        else:
+            spread = np.linspace(0, len(clip) - 1, min(share, len(clip), limit - count))
+            chosen = clip[np.unique(spread.round().astype(int))]
         used.append(sample)
         frames.append(chosen)
         count += len(chosen)
@@ -96,3 +103,9 @@ def _load(samples: Sequence[Sample], manifest: Manifest, limit: int) -> tuple[li
             f"{count} calibration frames were found, at least {MIN_FRAMES} are needed; give a folder with more images or videos"
         )
     return used, frames
+
+
+def _whole_clip(manifest: Manifest) -> int | None:
+    """The frames of a clip where the network, or its head, takes no part of one; a picture is then repeated, as when serving."""
+    network = manifest.network
+    return network.static_frames or (manifest.sampling.frames if network.kind == "clip" else None)

@@ -40,7 +40,7 @@ def build_engines(
     bundle: Bundle, *, precisions: tuple[Precision, ...] = (), device: int = 0, cache: Path | None = None
 ) -> list[Built]:
     """One engine a precision. Raises EngineUnavailable where there is no TensorRT or no GPU, EngineError where one fails."""
-    best: Precision = "int8" if "encoder.int8" in bundle.manifest.artifacts else "fp16"
+    best: Precision = "int8" if bundle.manifest.quantized else "fp16"
     built = []
     for precision in precisions or (best,):
         began = time.monotonic()

@@ -17,6 +17,7 @@ from service.bundle.store import Bundle
 from service.engine.base import Engine, EngineInfo, Place
 from service.engine.golden import probabilities
 from service.engine.select import open_engine
+from service.media.sample import uniform
 
 THREADS = len(os.sched_getaffinity(0))
 
@@ -54,7 +55,7 @@ class Judged:
 
 def runners_of(bundle: Bundle, *, engine: str | None = None, precision: Precision | None = None) -> tuple[Runner, ...]:
     """Every artifact on the engine that serves it, the float one first; or what was asked for."""
-    held: tuple[Precision, ...] = ("fp32", "int8") if "encoder.int8" in bundle.manifest.artifacts else ("fp32",)
+    held: tuple[Precision, ...] = ("fp32", "int8") if bundle.manifest.quantized else ("fp32",)
     if engine == "onnxruntime":
         held = ("fp32",)  # it runs no other
     return tuple(Runner(engine or "openvino", each) for each in ((precision,) if precision else held))
@@ -70,9 +71,12 @@ def judge(bundle: Bundle, dataset: Dataset, samples: Sequence[Sample], *, runner
             engines[runner] = stack.enter_context(closing(opened.engine))
         rows: dict[Runner, list[NDArray[np.float32]]] = {runner: [] for runner in runners}
         for sample in tqdm(samples, desc=f"judge {manifest.name}", unit="clip", disable=None):
-            clip = dataset.load(sample, spec=manifest.input, sampling=manifest.sampling)
+            frames = dataset.load(sample, spec=manifest.input, sampling=manifest.sampling).frames
+            fixed = manifest.network.static_frames
+            if fixed is not None:  # a picture, or too short a clip, is repeated, as when serving
+                frames = frames[list(uniform(len(frames), fixed, short_clip="repeat"))]
             for runner, engine in engines.items():
-                rows[runner].append(probabilities(engine, clip.frames[None])[0])
+                rows[runner].append(probabilities(engine, frames[None])[0])
         truth = np.array(dataset.class_ids(samples), np.int64)
         judged = {runner: np.stack(found) for runner, found in rows.items()}
         return Judged(tuple(samples), truth, judged, {runner: engine.info for runner, engine in engines.items()})

@@ -13,32 +13,35 @@ from pydantic import BaseModel
 
 from models.judge import THREADS, Runner
 from service.bundle.store import Bundle
-from service.engine.base import EngineInfo, Place
+from service.engine.base import Engine, EngineInfo, Place
+from service.engine.buckets import usual_frames
 from service.engine.select import open_engine
 
 BATCHES = (1, 16)
 
 
 class Latency(BaseModel):
-    """Medians in ms: the encoder at 1 and 16 frames, the head for one clip of the manifest's length. `runs`: of each."""
+    """Medians in ms: of an encoder at 1 and 16 frames and its head for one clip, or of a clip network for one clip.
+
+    `head_frames`, `clip_frames`: the frames of that clip. `runs`: of each.
+    """
 
     engine: str
     precision: str
     float_precision: str
     device: str
     threads: int
-    encoder_1_ms: float
-    encoder_16_ms: float
-    head_frames: int
-    head_ms: float
+    encoder_1_ms: float | None = None
+    encoder_16_ms: float | None = None
+    head_frames: int | None = None
+    head_ms: float | None = None
+    clip_frames: int | None = None
+    clip_ms: float | None = None
     runs: int
 
 
 def measure(bundle: Bundle, runners: Sequence[Runner], *, runs: int = 15) -> list[Latency]:
-    """One warm-up, then `runs` rounds; in each round every runner has its turn."""
-    golden = bundle.golden().frames.reshape(-1, *_frame_shape(bundle))
-    frames = {batch: np.resize(golden, (batch, *golden.shape[1:])) for batch in BATCHES}
-    length = bundle.manifest.sampling.frames
+    """One warm-up, then `runs` rounds; in each round every runner has its turn. Raises EngineError."""
     with ExitStack() as stack:
         tasks: dict[tuple[Runner, str], Callable[[], object]] = {}
         infos: dict[Runner, EngineInfo] = {}
@@ -46,11 +49,7 @@ def measure(bundle: Bundle, runners: Sequence[Runner], *, runs: int = 15) -> lis
             opened = open_engine(bundle, name=runner.engine, precision=runner.precision, place=Place(threads=THREADS))
             engine = stack.enter_context(closing(opened.engine))
             infos[runner] = engine.info
-            features = engine.run("encoder", frames[1])["features"]
-            clip = np.repeat(features[None], length, axis=1)
-            for batch in BATCHES:
-                tasks[runner, f"encoder_{batch}_ms"] = partial(engine.run, "encoder", frames[batch])
-            tasks[runner, "head_ms"] = partial(engine.run, "head", clip)
+            tasks |= {(runner, what): task for what, task in _tasks(bundle, engine).items()}
         spent: dict[tuple[Runner, str], list[float]] = {key: [] for key in tasks}
         for number in range(runs + 1):
             for key, task in tasks.items():
@@ -65,14 +64,23 @@ def measure(bundle: Bundle, runners: Sequence[Runner], *, runs: int = 15) -> lis
             float_precision=info.float_precision,
             device=info.device,
             threads=THREADS,
-            head_frames=length,
             runs=runs,
+            **{f"{info.stages[-1]}_frames": usual_frames(bundle.manifest)},
             **{what: round(median(times), 3) for (owner, what), times in spent.items() if owner == runner},
         )
         for runner, info in infos.items()
     ]
 
 
-def _frame_shape(bundle: Bundle) -> tuple[int, int, int]:
-    spec = bundle.manifest.input
-    return spec.height, spec.width, spec.channels
+def _tasks(bundle: Bundle, engine: Engine) -> dict[str, Callable[[], object]]:
+    spec, length = bundle.manifest.input, usual_frames(bundle.manifest)
+    golden = bundle.golden().frames.reshape(-1, spec.height, spec.width, spec.channels)
+    if engine.info.stages == ("clip",):
+        return {"clip_ms": partial(engine.run, "clip", np.resize(golden, (1, length, *golden.shape[1:])))}
+    frames = {batch: np.resize(golden, (batch, *golden.shape[1:])) for batch in BATCHES}
+    features = engine.run("encoder", frames[1])["features"]
+    return {
+        "encoder_1_ms": partial(engine.run, "encoder", frames[1]),
+        "encoder_16_ms": partial(engine.run, "encoder", frames[16]),
+        "head_ms": partial(engine.run, "head", np.repeat(features[None], length, axis=1)),
+    }

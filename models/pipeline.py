@@ -10,14 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from models.assess import assess
+import onnx
+
+from models.assess import assess, note, time_only
 from models.calibration import CalibrationFrames, from_dataset
 from models.dataset import Dataset
 from models.errors import QuantizationRefused
+from models.export.eight_bits import NOTHING, int8_nodes
 from models.export.exporter import export_model
+from models.export.half import widen
 from models.provenance import file_sha256, packages
 from models.quantize import quantize_bundle
 from models.recipe import Recipe
@@ -73,18 +77,32 @@ def quantize_judged(
     max_drop: float,
     force: bool,
     command: str,
-) -> tuple[Bundle, Report | None]:
-    """Give `bundle` an INT8 encoder. With `dataset` it is judged first, and left as it was where INT8 loses too much."""
+    skip: Sequence[str] = (),
+) -> tuple[Bundle, Report]:
+    """Give `bundle` an INT8 encoder or clip network, and its report what was found and measured.
+
+    With `dataset` it is judged first, and left as it was where INT8 loses too much; without, its engines are timed. Where nothing in the
+    network is meant for INT8, the bundle stays in float, and the report says why.
+    """
     staging = bundle.path.with_name(f".{bundle.path.name}.int8")
     try:
-        changed = _quantize(bundle, calibration, staging)
-        report = None
-        if dataset is not None:
+        if _suits_int8(bundle):
+            changed = _quantize(bundle, calibration, staging, skip=skip)
+        else:
+            changed = note(copy_bundle(bundle, staging), {"quantization": {"refused": NOTHING}})
+        if dataset is None:
+            changed, report = time_only(changed, command=command)
+        else:
             changed, report = assess(changed, dataset, split=split, max_drop=max_drop, command=command)
             changed = accepted(changed, report, force=force)
         return copy_bundle(changed, bundle.path), report
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _suits_int8(bundle: Bundle) -> bool:
+    graph = onnx.load_from_string(bundle.file(bundle.manifest.network.stages[0]).read_bytes())
+    return bool(int8_nodes(widen(graph).graph))
 
 
 def accepted(bundle: Bundle, report: Report, *, force: bool) -> Bundle:
@@ -108,7 +126,7 @@ def copy_bundle(bundle: Bundle, target: Path) -> Bundle:
     return write_bundle(target, bundle.manifest, files)
 
 
-def _quantize(bundle: Bundle, found: CalibrationFrames, out: Path, *, skip: tuple[str, ...] = ()) -> Bundle:
+def _quantize(bundle: Bundle, found: CalibrationFrames, out: Path, *, skip: Sequence[str] = ()) -> Bundle:
     return quantize_bundle(
         bundle, frames=found.frames, calibration=found.source, clip_frames=found.clip_frames, skip=skip, out=out
     )

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.export.table import markdown_table, parts, steps, warnings
+
 Report = dict[str, Any]
 
 # Above this many classes neither axis labels nor a full matrix can be read.
@@ -71,28 +73,30 @@ def _draw_dots(axes: Any, matrix: NDArray[np.int64]) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """The report for a person: each figure with its n, split and interval."""
+def markdown(report: Mapping[str, Any], *, full: bool = False) -> str:
+    """The report for a person: each figure with its n, split and interval. `full`: with every layer, as in the file."""
     bundle = report.get("bundle", {"name": "not judged yet", "version": ""})
+    export = report.get("export", {})
     lines = [f"# {bundle['name']} {bundle['version']}".rstrip(), "", bundle.get("description", ""), ""]
     for title, section in (
         ("Accuracy", _accuracy(report)),
         ("INT8 against float", _verdict(report)),
         ("Latency", _latency(report)),
         ("Size", _size(report)),
-        ("What became what", _graph(report)),
+        ("What became what", parts(export, full=False) or _graph(report)),
+        ("Step by step on a GPU", steps(export)),
+        (
+            "What INT8 may hurt",
+            [*warnings(export), *(f"- {each}" for each in report.get("quantization", {}).get("warnings", []))],
+        ),
         ("Parity of the export", _parity(report)),
         ("Confusion", [f"![{name}]({name})" for name in report.get("confusion_png", [])]),
+        ("Every layer", parts(export, full=True) if full else []),
         ("Made by", [f"`{report['command']}`"] if report.get("command") else []),
     ):
         if section:
             lines += [f"## {title}", "", *section, ""]
     return "\n".join(lines)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table."""
-    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
 
 
 def _accuracy(report: Mapping[str, Any]) -> list[str]:
@@ -109,49 +113,56 @@ def _accuracy(report: Mapping[str, Any]) -> list[str]:
                 f"{figure['macro_f1']:.3f}",
             ]
         )
-    return table(["engine", "split (n)", "accuracy [95 % Wilson]", "top-5", "macro-F1"], rows) if rows else []
+    return markdown_table(["engine", "split (n)", "accuracy [95 % Wilson]", "top-5", "macro-F1"], rows) if rows else []
 
 
 def _verdict(report: Mapping[str, Any]) -> list[str]:
     if "verdict" in report:
         return [report["verdict"]["sentence"]]
-    found = report.get("quantization", {}).get("calibration_agreement")
+    quantization = report.get("quantization", {})
+    if "refused" in quantization:
+        return [f"No INT8: {quantization['refused']}."]
+    found = quantization.get("calibration_agreement")
     if found is None:
         return []
-    return [f"Not judged on labels. Same top-1 on {found['top1_agreement']:.1%} of {found['clips']} calibration clips."]
+    if "label_agreement" in found:
+        same = f"Same answer for {found['label_agreement']:.1%} of the labels (at 0.5)"
+    else:
+        same = f"Same top-1 on {found['top1_agreement']:.1%}"
+    return [f"Not judged on labels. {same} of {found['clips']} calibration clips."]
 
 
 def _latency(report: Mapping[str, Any]) -> list[str]:
+    if "not_timed" in report:
+        return [f"Not timed: {report['not_timed']}"]
     found = report.get("latency", [])
     if not found:
         return []
+    first = found[0]
+    whole = "clip_ms" in first
+    columns = ("clip_ms",) if whole else ("encoder_1_ms", "encoder_16_ms", "head_ms")
+    titles = (
+        [f"clip of {first['clip_frames']} frames (ms)"]
+        if whole
+        else ["encoder, 1 frame (ms)", "encoder, 16 frames (ms)", f"head, {first['head_frames']} frames (ms)"]
+    )
     rows = [
         [
             f"{each['engine']} {each['precision']} (float part {each['float_precision']})",
-            f"{each['encoder_1_ms']:.2f}",
-            f"{each['encoder_16_ms']:.2f}",
-            f"{each['head_ms']:.2f}",
+            *(f"{each[column]:.2f}" for column in columns),
         ]
         for each in found
     ]
-    first = found[0]
     where = f"Medians of {first['runs']} runs in turn, {first['threads']} threads, {first['device']}."
-    return [
-        *table(
-            ["engine", "encoder, 1 frame (ms)", "encoder, 16 frames (ms)", f"head, {first['head_frames']} frames (ms)"],
-            rows,
-        ),
-        "",
-        where,
-    ]
+    return [*markdown_table(["engine", *titles], rows), "", where]
 
 
 def _size(report: Mapping[str, Any]) -> list[str]:
     rows = [[role, f"{size / 2**20:.2f} MiB"] for role, size in report.get("size_bytes", {}).items()]
-    lines = table(["file", "size"], rows) if rows else []
+    lines = markdown_table(["file", "size"], rows) if rows else []
     quantization = report.get("quantization", {})
     if "weights" in quantization:
-        lines += ["", f"INT8 encoder: {quantization['weights']['ratio']:.1%} of 4 bytes per encoder weight."]
+        lines += ["", f"INT8: {quantization['weights']['ratio']:.1%} of 4 bytes a weight in the quantized network."]
     return lines
 
 
@@ -163,7 +174,7 @@ def _graph(report: Mapping[str, Any]) -> list[str]:
         for row in report.get("export", {}).get(key, [])
         if row["weights"] or part == "head"
     ]
-    return table(["part", "layer", "weights"], rows) if rows else []
+    return markdown_table(["part", "layer", "weights"], rows) if rows else []
 
 
 def _parity(report: Mapping[str, Any]) -> list[str]:
@@ -171,4 +182,4 @@ def _parity(report: Mapping[str, Any]) -> list[str]:
         [str(row["batch"]), str(row["frames"]), f"{row['probabilities']:.2g}"]
         for row in report.get("export", {}).get("parity", [])
     ]
-    return table(["clips", "frames", "largest difference in probability"], rows) if rows else []
+    return markdown_table(["clips", "frames", "largest difference in probability"], rows) if rows else []

@@ -1,7 +1,7 @@
-"""INT8: the encoder with explicit, symmetric Q/DQ that TensorRT, TensorRT-RTX and OpenVINO all take."""
+"""INT8: the encoder, or the clip network, with explicit, symmetric Q/DQ that TensorRT, TensorRT-RTX and OpenVINO all take."""
 
 from models.quantize.bundle import CalibrationData, quantize_bundle
 from models.quantize.legal import assert_legal
-from models.quantize.qdq import quantize_encoder
+from models.quantize.qdq import quantize_network
 
-__all__ = ["CalibrationData", "assert_legal", "quantize_bundle", "quantize_encoder"]
+__all__ = ["CalibrationData", "assert_legal", "quantize_bundle", "quantize_network"]

@@ -1,4 +1,4 @@
-"""Add `encoder.int8.onnx` to a bundle, with what it was calibrated on and how far it is from float."""
+"""Add the INT8 encoder, or the INT8 clip network, to a bundle, with what it was calibrated on and how far it is from float."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from models.errors import ExportRefused
 from models.export.artifact import REPORT, artifact, json_bytes
 from models.quantize.measure import agreement, golden_difference, tolerance
-from models.quantize.qdq import METHOD, quantize_encoder, sizes
+from models.quantize.qdq import METHOD, quantize_network, sizes
+from models.quantize.ranges import activation_ranges, range_warnings
 from service.bundle.manifest import Calibration, Manifest
 from service.bundle.store import MANIFEST, Bundle, open_bundle, write_bundle
 
-_FILE = "encoder.int8.onnx"
+# Of the ranges, so many of the widest are reported.
+_WIDEST = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +43,25 @@ def quantize_bundle(
     clip_frames: int = 1,
     out: str | Path | None = None,
 ) -> Bundle:
-    """Write the bundle anew, in place or to `out`, with its encoder in INT8 beside the float one; raises ExportRefused, BundleError.
+    """Write the bundle anew, in place or to `out`, with INT8 beside its float encoder or clip network; raises ExportRefused, BundleError.
 
-    `frames` `[N, H, W, C]` uint8 are what the server's own preprocessing makes of real data; each `clip_frames` of them are one clip
-    where the agreement of INT8 with float is reported. The head stays float. `skip`: nodes that do, too.
+    `frames` `[N, H, W, C]` uint8 are what the server's own preprocessing makes of real data; each `clip_frames` of them are one clip:
+    what a clip network takes, and where the agreement of INT8 with float is reported. A head stays float. `skip`: nodes that do, too.
     """
     source = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     manifest = source.manifest
-    wanted = (manifest.input.height, manifest.input.width, manifest.input.channels)
-    if (
-        frames.dtype != np.uint8
-        or frames.ndim != 4
-        or frames.shape[1:] != wanted
-        or not len(frames) >= clip_frames >= 1
-    ):
-        raise ExportRefused(
-            f"calibration frames are {frames.dtype} {list(frames.shape)}, expected uint8 [N, {wanted[0]}, {wanted[1]}, {wanted[2]}], N ≥ {max(clip_frames, 1)}"
-        )
-    floats, head = source.file("encoder").read_bytes(), source.file("head").read_bytes()
+    clips = _clips(manifest, frames, clip_frames)
+    stage = manifest.network.stages[0]
+    role = manifest.role(stage, "int8")
+    floats = source.file(stage).read_bytes()
+    head = source.file("head").read_bytes() if stage == "encoder" else None
     model = onnx.load_from_string(floats)
-    quantized = quantize_encoder(model, frames=frames, skip=skip)
+    rows = frames if stage == "encoder" else clips
+    quantized = quantize_network(model, rows=rows, skip=skip)
     data = quantized.SerializeToString(deterministic=True)
     differences = golden_difference(data, head, source.golden())
-    entry = artifact(data, _FILE, precision="int8", weights="int8")
+    ranges = activation_ranges(model, quantized, rows)
+    entry = artifact(data, f"{role}.onnx", precision="int8", weights="int8")
     golden = manifest.golden.model_copy(
         update={"tolerance": {**manifest.golden.tolerance, "int8": tolerance(differences)}}
     )
@@ -79,12 +77,12 @@ def quantize_bundle(
     updated = Manifest.model_validate(
         {
             **manifest.model_dump(),
-            "artifacts": {**manifest.artifacts, "encoder.int8": entry},
+            "artifacts": {**manifest.artifacts, role: entry},
             "golden": golden,
             "calibration": record,
             "metrics": tuple(
                 metric for metric in manifest.metrics if metric.precision != "int8"
-            ),  # those were of another encoder
+            ),  # those were of another quantized network
         }
     )
     report = {
@@ -94,11 +92,34 @@ def quantize_bundle(
         "file_bytes": len(data),
         "golden_difference": differences,
         "golden_tolerance": golden.tolerance["int8"],
-        "calibration_agreement": agreement(floats, data, head, frames, clip_frames=clip_frames),
+        "calibration_agreement": agreement(floats, data, head, clips, multi_label=manifest.network.multi_label),
+        "widest_ranges": ranges[:_WIDEST],
+        "warnings": range_warnings(ranges),
     }
     files = _files(source)
     files[REPORT] = json_bytes({**_of_float(json.loads(files.get(REPORT, b"{}"))), "quantization": report})
-    return write_bundle(out or source.path, updated, {**files, _FILE: data})
+    return write_bundle(out or source.path, updated, {**files, entry.file: data})
+
+
+def _clips(manifest: Manifest, frames: NDArray[np.uint8], clip_frames: int) -> NDArray[np.uint8]:
+    """`frames` as clips `[B, T, H, W, C]`, or ExportRefused where they are none of this network's."""
+    wanted = (manifest.input.height, manifest.input.width, manifest.input.channels)
+    if (
+        frames.dtype != np.uint8
+        or frames.ndim != 4
+        or frames.shape[1:] != wanted
+        or not len(frames) >= clip_frames >= 1
+    ):
+        raise ExportRefused(
+            f"calibration frames are {frames.dtype} {list(frames.shape)}, expected uint8 [N, {wanted[0]}, {wanted[1]}, {wanted[2]}], N ≥ {max(clip_frames, 1)}"
+        )
+    fixed = manifest.network.static_frames
+    if fixed is not None and clip_frames != fixed:
+        raise ExportRefused(
+            f"calibration clips have {clip_frames} frames, the network takes {fixed} and no other number; sample {fixed} of each clip"
+        )
+    count = len(frames) // clip_frames
+    return frames[: count * clip_frames].reshape(count, clip_frames, *wanted)
 
 
 def _files(bundle: Bundle) -> dict[str, bytes]:

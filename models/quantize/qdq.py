@@ -1,4 +1,4 @@
-"""Place Q/DQ around the convolutions and products of an encoder, with ranges from calibration frames.
+"""Place Q/DQ around the convolutions and products of an encoder or a clip network, with ranges from calibration frames.
 
 The recipe: symmetric int8, per-channel weights, MinMax ranges, biases in float32, no Q/DQ on outputs as such. Of the two
 inputs of a residual Add only the skip passes Q/DQ, so that engines fuse the other's convolution with the Add.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,23 @@ import onnx
 from numpy.typing import NDArray
 
 from models.errors import ExportRefused
+from models.export.eight_bits import NOTHING, int8_nodes
 from models.export.graph import finish
 from models.export.half import widen
 from models.quantize.legal import assert_legal
 
 METHOD = "MinMax"
 _KINDS = ["Conv", "MatMul", "Gemm", "Add"]
-_BATCH = 8  # frames at a time; the ranges do not depend on it
+_BATCH = 8  # frames at a time, whole clips at least; the ranges do not depend on it
 
 
-class _Frames:
+class _Rows:
     """What onnxruntime's calibrator asks for: one batch after another, and None at the end."""
 
-    def __init__(self, frames: NDArray[np.uint8], name: str) -> None:
+    def __init__(self, rows: NDArray[np.uint8], name: str) -> None:
+        batch = _BATCH if rows.ndim == 4 else max(1, _BATCH // rows.shape[1])
         self._batches: Iterator[NDArray[np.uint8]] = (
-            frames[start : start + _BATCH] for start in range(0, len(frames), _BATCH)
+            rows[start : start + batch] for start in range(0, len(rows), batch)
         )
         self._name = name
 
@@ -40,36 +43,31 @@ class _Frames:
         return None if batch is None else {self._name: np.ascontiguousarray(batch)}
 
 
-def quantize_encoder(
-    model: onnx.ModelProto, *, frames: NDArray[np.uint8], skip: Collection[str] = ()
-) -> onnx.ModelProto:
-    """`model`, whose weights may be stored in half precision, with Q/DQ; `frames` `[N, H, W, C]` give the ranges.
+def quantize_network(model: onnx.ModelProto, *, rows: NDArray[np.uint8], skip: Sequence[str] = ()) -> onnx.ModelProto:
+    """`model`, whose weights may be stored in half precision, with Q/DQ on what `int8_nodes` names.
 
-    `skip`: names of nodes that stay float. Raises ExportRefused for a name that is none, or a graph that is not legal.
+    `rows` give the ranges: frames `[N, H, W, C]` for an encoder, clips `[N, T, H, W, C]` for a clip network. `skip`: nodes that stay
+    float, by their name, their layer's name, or a pattern such as `block1*`. Raises ExportRefused for one that fits nothing, where
+    nothing would be INT8, or where the graph is not legal.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static  # noqa: PLC0415 -- after the variable
 
     wide = widen(model)
-    names = {node.name for node in wide.graph.node}
-    unknown = sorted(set(skip) - names)
-    if unknown:
-        raise ExportRefused(
-            f"there is no node {unknown[0]!r} to skip; nodes are named layer/Kind, such as {next(node.name for node in wide.graph.node if node.op_type in _KINDS)!r}"
-        )
+    chosen = _chosen(wide.graph, skip)
     with tempfile.TemporaryDirectory(prefix="marey-int8-") as folder:
-        target = Path(folder) / "encoder.onnx"
+        target = Path(folder) / "network.onnx"
         wide.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")  # folded already: no warning
         quantize_static(
             _with_shapes(wide),
             target,
-            _Frames(frames, wide.graph.input[0].name),
+            _Rows(rows, wide.graph.input[0].name),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_KINDS,
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=[*skip, *_constant_adds(wide.graph)],
+            nodes_to_quantize=chosen,
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={
                 "ActivationSymmetric": True,
@@ -93,10 +91,26 @@ def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(model)
 
 
-def _constant_adds(graph: onnx.GraphProto) -> list[str]:
-    """Additions of a constant: a bias or a normalisation, where int8 would only cost accuracy."""
-    constants = {tensor.name for tensor in graph.initializer}
-    return [node.name for node in graph.node if node.op_type == "Add" and constants.intersection(node.input)]
+def _chosen(graph: onnx.GraphProto, skip: Sequence[str]) -> list[str]:
+    eligible = int8_nodes(graph)
+    if not eligible:
+        raise ExportRefused(f"{NOTHING}; serve it in float")
+    names = [node.name for node in graph.node]
+    for wanted in skip:
+        if not any(_fits(name, wanted) for name in names):
+            raise ExportRefused(
+                f"there is no node {wanted!r} to skip; nodes are named layer/Kind, such as {eligible[0]!r}, and patterns such as 'block1*' name several"
+            )
+    chosen = [name for name in eligible if not any(_fits(name, wanted) for wanted in skip)]
+    if not chosen:
+        raise ExportRefused(
+            f"all {len(eligible)} nodes that could be INT8 are skipped; skip fewer, or serve the network in float"
+        )
+    return chosen
+
+
+def _fits(name: str, wanted: str) -> bool:
+    return name == wanted or name.rpartition("/")[0] == wanted or fnmatchcase(name, wanted)
 
 
 def _free_main_branches(graph: onnx.GraphProto) -> None:

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from models.errors import ExportRefused
 from models.export.runtime import Runtime
-from models.quantize import CalibrationData, assert_legal, quantize_bundle, quantize_encoder
+from models.quantize import CalibrationData, assert_legal, quantize_bundle, quantize_network
 from models.quantize.measure import OpenVino, hints, tolerance
 from service.bundle.store import Bundle, open_bundle
 
@@ -106,7 +106,7 @@ def test_the_float_graphs_stay_as_they_were(foreign_bundle: Bundle, foreign_int8
 
 def test_a_skipped_node_stays_float(foreign_bundle: Bundle, calibration_frames: np.ndarray) -> None:
     model = onnx.load(foreign_bundle.file("encoder"))
-    quantized = quantize_encoder(model, frames=calibration_frames[:8], skip=("Conv1/Conv",))
+    quantized = quantize_network(model, rows=calibration_frames[:8], skip=("Conv1/Conv",))
     made = {output: node.op_type for node in quantized.graph.node for output in node.output}
     kinds = {node.name: made.get(node.input[1]) for node in quantized.graph.node if node.op_type == "Conv"}
     assert kinds.pop("Conv1/Conv") is None
@@ -115,7 +115,7 @@ def test_a_skipped_node_stays_float(foreign_bundle: Bundle, calibration_frames: 
 
 def test_a_node_to_skip_that_does_not_exist_is_named(foreign_bundle: Bundle, calibration_frames: np.ndarray) -> None:
     with pytest.raises(ExportRefused, match=r"no node 'stem/Conv' to skip; nodes are named layer/Kind"):
-        quantize_encoder(onnx.load(foreign_bundle.file("encoder")), frames=calibration_frames, skip=("stem/Conv",))
+        quantize_network(onnx.load(foreign_bundle.file("encoder")), rows=calibration_frames, skip=("stem/Conv",))
 
 
 def test_frames_of_another_size_are_refused(foreign_bundle: Bundle) -> None:

@@ -21,7 +21,7 @@ from models.export.fold import fold_batchnorm
 from models.export.gate import build_gate
 from models.export.half import halve
 from models.export.normalization import Normalization
-from models.quantize import quantize_encoder
+from models.quantize import quantize_network
 from service.bundle.manifest import Role
 from service.bundle.store import Bundle, find_bundles, open_bundle
 from service.engine.base import Stage
@@ -180,7 +180,7 @@ def test_tensorrt_builds_encoders_of_every_kind_at_every_precision(name: str) ->
     block, convolutions = ENCODERS[name]
     model = encoder_of(block)
     frames = np.random.default_rng(5).integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
-    quantized = quantize_encoder(model, frames=frames)
+    quantized = quantize_network(model, rows=frames)
     profiles = profiles_for(model)
     for half in (False, True):
         assert not build_gate(model, profiles=profiles, half=half).int8

@@ -1,0 +1,106 @@
+"""An export drawn for a person, from its part of report.json alone: what became what, what it costs, what INT8 may hurt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Layer = Mapping[str, Any]
+# More rows than this of one part are drawn by stage, and more stages than this with the middle left out.
+_ROWS = 14
+_NAMED = 3
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table whose columns line up in a terminal, too."""
+    widths = [max(3, *(len(row[place]) for row in (header, *rows))) for place in range(len(header))]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in lines]
+
+
+def parts(export: Mapping[str, Any], *, full: bool) -> list[str]:
+    """Each part with its layers: all of them, or one row for those of one resolution where they are many."""
+    rows = []
+    for role, part in export.get("parts", {}).items():
+        layers = part["layers"]
+        shown = [_row(layer) for layer in layers] if full or len(layers) <= _ROWS else _stages(layers)
+        per = "a frame" if role == "encoder" else f"a clip of {export['frames']}"
+        total = (f"all, for {per}", "", "", f"{part['parameters']:,}", count(part["macs"]))
+        rows += [(role if number == 0 else "", *row) for number, row in enumerate((*shown, total))]
+    header = ["part", "layers", "class", "output, channels first", "parameters", "MACs"]
+    return markdown_table(header, rows) if rows else []
+
+
+def steps(export: Mapping[str, Any]) -> list[str]:
+    """The layers that a GPU runs step by step, and what that costs."""
+    lines = []
+    for loop in export.get("loops", []):
+        ways = ", both directions" if loop["directions"] == 2 else ""
+        lines.append(f"- {loop['layer']}: {loop['kind']} of {loop['hidden']} units, {loop['steps']} steps{ways}")
+    return [*lines, "", export["loops_cost"]] if "loops_cost" in export else []
+
+
+def warnings(export: Mapping[str, Any]) -> list[str]:
+    """What INT8 will hurt, a line for each kind of trouble."""
+    lines = []
+    for risk in export.get("warnings", []):
+        more = len(risk["layers"]) - _NAMED
+        where = ", ".join(f"`{name}`" for name in risk["layers"][:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        skips = " ".join(f"--skip {name}" for name in risk["skip"][:_NAMED])
+        rest = " … (all are in report.json)" if len(risk["skip"]) > _NAMED else ""
+        lines.append(
+            f"- {risk['kind']} in {where}: {risk['finding']}. {risk['remedy'][0].upper()}{risk['remedy'][1:]}"
+            + (f": `marey-build quantize … {skips}`{rest}." if skips else ".")
+        )
+    return lines
+
+
+def count(number: float) -> str:
+    """4089184256 as 4.09 G."""
+    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= limit:
+            return f"{number / limit:.3g}{unit}"
+    return f"{number:g}"
+
+
+def _row(layer: Layer) -> tuple[str, ...]:
+    return (layer["name"], layer["class"], _shape(layer), f"{layer['parameters']:,}", count(layer["macs"]))
+
+
+def _shape(layer: Layer) -> str:
+    return "×".join(str(size) for size in layer["output"])
+
+
+def _stages(layers: Sequence[Layer]) -> list[tuple[str, ...]]:
+    """Neighbours of one resolution become one row; channels do not count, so that it is the stages of a CNN that remain."""
+    groups: list[list[Layer]] = []
+    for layer in layers:
+        if groups and _resolution(groups[-1][-1]) == _resolution(layer):
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+    rows = [_stage(group) for group in groups]
+    if len(rows) <= _ROWS:
+        return rows
+    left = [layer for group in groups[_ROWS // 2 : -_ROWS // 2] for layer in group]
+    middle = (f"… {len(left)} layers", "", "", *_sums(left))
+    return [*rows[: _ROWS // 2], middle, *rows[-_ROWS // 2 :]]
+
+
+def _resolution(layer: Layer) -> tuple[int, ...]:
+    shape = layer["output"]
+    return tuple(shape[1:] if len(shape) > 2 else shape)
+
+
+def _stage(group: Sequence[Layer]) -> tuple[str, ...]:
+    if len(group) == 1:
+        return _row(group[0])
+    kinds = Counter(layer["class"] for layer in group).most_common(_NAMED)
+    told = ", ".join(f"{number} {kind}" if number > 1 else kind for kind, number in kinds)
+    name = f"{group[0]['name']} … {group[-1]['name']} ({len(group)})"
+    return (name, told, _shape(group[-1]), *_sums(group))
+
+
+def _sums(group: Sequence[Layer]) -> tuple[str, str]:
+    return f"{sum(layer['parameters'] for layer in group):,}", count(sum(layer["macs"] for layer in group))
