@@ -17,7 +17,7 @@ from service.errors import EngineError
 # The smallest, usual and largest size of a dynamic axis.
 _PROFILE = (1, 16, 64)
 # How TensorRT-RTX writes down, in the plan, its tensors and the products of more than two dimensions.
-_TENSOR = re.compile(rb'^ *tensor=\{.* name="([^"]+)".* type=(\w+) \}', re.MULTILINE)
+_TENSOR = re.compile(rb'^ *(?:sub_)?tensor=\{.* name="([^"]+)".* type=(\w+) \}', re.MULTILINE)
 _PRODUCT = re.compile(rb'^ *corrltn=\{ name="([^"]+?)(?: \[profile \d+\])?" .*? input=\{"([^"]+)"', re.MULTILINE)
 
 
