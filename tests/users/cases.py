@@ -46,7 +46,7 @@ CASES: dict[str, Case] = {
     "multi_label": Case(frames.multi_label, preprocess="0/255", multi_label=True),
     "logits": Case(frames.logits, preprocess="127.5/127.5", activation="softmax"),
     "subclassed": Case(frames.subclassed),
-    "folded_by_hand": Case(frames.folded_by_hand, preprocess="0/255"),
+    "folded_by_hand": Case(frames.folded_by_hand, preprocess="0/255", frames=6),
     "preprocessing_inside": Case(frames.preprocessing_inside, color="gray"),
     "two_poolings": Case(frames.two_poolings),
     "flattened_time": Case(frames.flattened_time, preprocess="0/255", frames=4, static=4),

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
-_SPREAD = 3.0  # of the scores, in standard deviations
+_SPREAD = 2.0  # of the scores, in standard deviations
 
 
 def make_decisive(model: keras.Model, fed: np.ndarray) -> None:
@@ -17,7 +17,7 @@ def make_decisive(model: keras.Model, fed: np.ndarray) -> None:
     parts = list(model._flatten_layers())
     norms = [layer for layer in parts if isinstance(layer, layers.BatchNormalization)]
     for norm in norms:
-        norm.momentum = 0.0  # one pass sets the statistics
+        norm.trainable, norm.momentum = True, 0.0  # one pass sets the statistics, also where a CNN was frozen
         norm.gamma.assign(random.uniform(0.7, 1.3, norm.gamma.shape))
         norm.beta.assign(random.normal(0, 0.2, norm.beta.shape))
     if norms:
