@@ -6,7 +6,6 @@ the model at several lengths, one frame among them.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import keras
@@ -23,9 +22,8 @@ from models.export.half import halve
 from models.export.networks import Activation, Networks, Weights
 from models.export.normalization import Normalization
 from models.export.outputs import Steps
+from models.export.reason import reason
 from service.bundle.manifest import Input, Network
-
-_MARKS = re.compile(r"\x1b\[\d*m|\{\{.*?\}\}|\[Op:.*?\]")
 
 
 def clip_networks(
@@ -62,7 +60,7 @@ def clip_networks(
     ) as error:  # of Keras, TensorFlow or onnxruntime, where a length is too short for a layer: no common class
         if reading.source == "image":
             raise
-        because = f"it cannot be exported for any number of frames ({_reason(error)})"
+        because = f"it cannot be exported for any number of frames ({reason(error)})"
     return _export(model, reading, frames=frames, because=because, **arguments)
 
 
@@ -136,10 +134,3 @@ def _round(reference: ClipReference, shapes: Shapes, seed: int) -> float:
     round_half(reference.model)
     after = synthetic_answers(reference, count=3, frames=length, seed=seed).probabilities
     return float(np.abs(after - before).max())
-
-
-def _reason(error: Exception) -> str:
-    """The sentence of an error of Keras that says what was wrong, without the marks of terminal and TensorFlow around it."""
-    lines = [_MARKS.sub("", line).strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith("Exception encountered")]
-    return told[0].rstrip(".") if told else type(error).__name__

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from keras import layers
 
-from models.errors import ExportRefused, NotSplittable
+from models.errors import NotSplittable
 from models.export.per_frame import Form
 from models.export.trace import Edge, Trace, describe
 
@@ -53,7 +53,7 @@ def cut_image(flat: Trace, image: Edge) -> Edge:
             if edge.rank == 2 and edge.shape[-1] is not None and rows and _passes_all(flat, edge, image):
                 found.append(edge)
     if not found:
-        raise ExportRefused(
+        raise NotSplittable(
             f"the image model ends in {list(flat.outputs[0].shape)} and not in one row of classes [B, K]; end it in GlobalAveragePooling2D and Dense"
         )
     before_dense = [

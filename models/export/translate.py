@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 import onnx
+from keras import layers
 from onnx import numpy_helper
 
 from models.errors import ExportRefused
@@ -20,6 +23,11 @@ from models.export.trace import Call, Edge, replay
 # While this is set, to anything, tf2onnx does not copy the whole graph before each of its optimizers: a ResNet50 then takes
 # a fraction of the memory, and an optimizer that fails is an error and not a slower graph.
 _CATCH = "TF2ONNX_CATCH_ERRORS"
+# Note [weights as inputs]
+# tf2onnx copies every constant many times over: a network of 78 million weights took 12 GB and three minutes. Large kernels
+# therefore enter the graph as inputs, and become its constants when it is done.
+_LARGE = 2**16  # values
+_KERNELS = (layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.Conv3D)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +50,17 @@ def translate(
     import tensorflow as tf  # noqa: PLC0415 -- seconds to import
     import tf2onnx  # noqa: PLC0415
 
-    edges = list(inputs)
+    edges, kernels = list(inputs), _large_kernels(calls)
 
     def run(*tensors: Any) -> dict[str, Any]:
-        values = {edge: tf.cast(tensor, edge.dtype) for edge, tensor in zip(edges, tensors, strict=True)}
-        replay(calls, values, lambda call, args, kwargs: call.operation(*args, **kwargs))
+        given, weights = tensors[: len(edges)], tensors[len(edges) :]
+        values = {edge: tf.cast(tensor, edge.dtype) for edge, tensor in zip(edges, given, strict=True)}
+        with keras.StatelessScope(list(zip(kernels.values(), weights, strict=True))):
+            replay(calls, values, lambda call, args, kwargs: call.operation(*args, **kwargs))
         return {name: values[edge] for name, edge in outputs.items()}
 
     signature = [tf.TensorSpec(entry.shape, entry.dtype, name=entry.name) for entry in inputs.values()]
+    signature += [tf.TensorSpec(weight.shape, tf.float32, name=name) for name, weight in kernels.items()]
     function = tf.function(run)
     before, eagerly = os.environ.get(_CATCH), tf.config.functions_run_eagerly()
     os.environ[_CATCH] = "FALSE"
@@ -76,10 +87,31 @@ def translate(
             os.environ[_CATCH] = before
     captured = zip(concrete.graph.internal_captures, concrete.captured_inputs, strict=True)
     constants = {name.name: value.numpy() for name, value in captured if value.dtype != tf.resource}
+    constants |= {name: weight.numpy() for name, weight in kernels.items()}
     _fix_captured(model.graph, constants, given={entry.name for entry in inputs.values()})
+    _turn_kernels(model.graph)
     _refuse_unknown(model.graph, known)
     _pool_channels_first(model.graph)
     return model
+
+
+def _large_kernels(calls: Sequence[Call]) -> dict[str, Any]:
+    """By the name of the input that each will be; see Note [weights as inputs]."""
+    layers_ = dict.fromkeys(call.operation for call in calls if type(call.operation) in _KERNELS)
+    found = [weight for layer in layers_ for weight in layer.weights if math.prod(weight.shape) >= _LARGE]
+    return {f"kernel_{number}": weight for number, weight in enumerate(found)}
+
+
+def _turn_kernels(graph: onnx.GraphProto) -> None:
+    """Constants that a node of the graph transposes become constants that are."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in constants]:
+        tensor = constants[node.input[0]]
+        array = np.transpose(numpy_helper.to_array(tensor), _attribute(node, "perm"))
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), node.output[0]))
+        graph.node.remove(node)
+        if not any(tensor.name in other.input for other in graph.node):
+            graph.initializer.remove(tensor)
 
 
 def _fix_captured(graph: onnx.GraphProto, values: dict[str, Any], *, given: set[str]) -> None:
