@@ -23,12 +23,12 @@ EVERYWHERE = pytest.mark.parametrize("everywhere", [pytest.param("rtx", marks=RT
 
 @pytest.fixture(scope="module")
 def clip_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_clip_bundle(tmp_path_factory.mktemp("clips") / "motion", positions="steps", int8=True)
+    return make_clip_bundle(tmp_path_factory.mktemp("clips") / "motion", positions="steps", int8=4)
 
 
 @pytest.fixture(scope="module")
 def fixed_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return make_clip_bundle(tmp_path_factory.mktemp("clips") / "fixed", frames=16, positions="places", int8=True)
+    return make_clip_bundle(tmp_path_factory.mktemp("clips") / "fixed", frames=16, positions="places", int8=4)
 
 
 @pytest.fixture(scope="module")
