@@ -16,6 +16,9 @@ from service.bundle.manifest import Role
 # Kinds that move or copy values and compute nothing, in a layer that has others.
 _PLUMBING = {"Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}  # fmt: skip
 
+# Under these names exporters list a Keras model's layers.
+_LISTS = ("encoder_layers", "head_layers", "clip_layers")
+
 
 def describe_graphs(
     graphs: Mapping[Role, onnx.ModelProto], *, frames: int, classes: Mapping[str, str] | None = None
@@ -39,6 +42,11 @@ def describe_graphs(
         "loops_cost": sentence(steps),
         "warnings": [asdict(each) for each in warnings],
     }
+
+
+def keras_classes(report: Mapping[str, Any]) -> dict[str, str]:
+    """The Keras class of each layer that an exporter's report lists, by the layer's name."""
+    return {row["name"]: row["class"] for key in _LISTS for row in report.get(key, [])}
 
 
 def _sizes(model: onnx.ModelProto, frames: int) -> dict[str, int]:

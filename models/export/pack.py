@@ -9,6 +9,7 @@ import numpy as np
 
 from models.errors import ExportRefused
 from models.export.artifact import REPORT, artifact, json_bytes
+from models.export.describe import describe_graphs, keras_classes
 from models.export.golden import golden_clips, npz
 from models.export.networks import Networks, Weights
 from service.bundle.manifest import Golden, Input, Manifest, Provenance, Sampling, Task
@@ -72,7 +73,10 @@ def pack(
         ),
         provenance=provenance or Provenance(),
     )
-    report = {"export": {**networks.report, "golden_spread": spread}}
+    described = describe_graphs(
+        networks.graphs, frames=fixed or sampling.frames, classes=keras_classes(networks.report)
+    )
+    report = {"export": {**networks.report, **described, "golden_spread": spread}}
     return write_bundle(out, manifest, {**files, manifest.golden.file: clips, REPORT: json_bytes(report)})
 
 
