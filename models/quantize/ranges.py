@@ -79,8 +79,11 @@ def range_warnings(table: list[dict[str, Any]]) -> list[str]:
 def _readers(graph: onnx.GraphProto) -> dict[str, list[str]]:
     """For each tensor that is quantized, the nodes that read it in 8 bits."""
     back = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    padded = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Pad"}  # by the quantizer itself
     found: dict[str, list[str]] = {}
     for pair in (node for node in graph.node if node.op_type == "QuantizeLinear"):
         last = back.get(pair.output[0])
-        found.setdefault(pair.input[0], []).extend(node.name for node in graph.node if last in node.input)
+        found.setdefault(padded.get(pair.input[0], pair.input[0]), []).extend(
+            node.name for node in graph.node if last in node.input
+        )
     return found

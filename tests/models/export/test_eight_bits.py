@@ -111,3 +111,9 @@ def test_an_image_read_as_a_sequence_has_nothing_for_int8(drawn: Drawn) -> None:
     drawn.add("LSTM", "lstm", "x", drawn.weight(1, 16, 4), drawn.weight(1, 16, 4), hidden_size=4)
     drawn.dense("probabilities", "lstm")
     assert int8_nodes(drawn.graph("probabilities")) == ()
+
+
+@pytest.mark.parametrize(("per_group", "chosen"), [(1, True), (2, False), (4, True)])
+def test_groups_of_few_channels_over_space_and_time_stay_float(drawn: Drawn, per_group: int, *, chosen: bool) -> None:
+    drawn.add("Conv", "c", "x", drawn.weight(8, per_group, 3, 3, 3), group=8 // per_group, pads=[1] * 6)
+    assert int8_nodes(drawn.graph("c")) == (("c",) if chosen else ())
