@@ -181,7 +181,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
     "batches",
     multiple=True,
     type=click.Choice([str(rows) for rows in BUCKETS]),
-    help="Frames in one run of the encoder, repeatable; default: all up to the largest that pays.",
+    help="Frames in one run of the encoder, or clips of a clip network, repeatable; default: all up to the largest that pays.",
 )
 @click.option(
     "--seconds", type=click.FloatRange(min=0.05), help="For each configuration (default 2; for each level of load 12)."

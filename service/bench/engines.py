@@ -9,22 +9,26 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.bench.machine import this_machine
 from service.bench.report import Configuration, EngineReport, Milliseconds, Refused, What
 from service.bench.stopwatch import Task, Timings, measure
 from service.bench.subject import EngineSubject, Subject
 from service.bench.torch_baseline import Mode, TorchSubject, torch_precisions
-from service.bundle.manifest import Precision
+from service.bundle.manifest import Precision, Stage
 from service.bundle.store import Bundle
 from service.engine.base import Place
-from service.engine.buckets import BUCKETS
+from service.engine.buckets import BUCKETS, usual_frames
 from service.engine.select import ENGINES, open_engine
 from service.errors import DeviceLost, EngineError
 
 TORCH = "torch"
 # Clips that one call of the head takes: a lone request, and a batch of them.
 _CLIPS = (1, 16)
+# What the network that frames enter is called in the tables, and with two batches under way.
+_ENTRY: dict[Stage, What] = {"encoder": "encoder", "clip": "clip network"}
+_OVERLAPPED: dict[Stage, What] = {"encoder": "encoder, two under way", "clip": "clip network, two under way"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ def compare(
                 "nothing to measure: " + "; ".join(f"{each.engine} {each.precision}: {each.reason}" for each in refused)
             )
         tasks = _tasks(bundle, subjects, plan=plan, refused=refused, tell=tell)
-        if plan.batches and not any(key.what == "encoder" for key in tasks):
+        if plan.batches and not any(key.what in _ENTRY.values() for key in tasks):
             raise EngineError("; ".join(dict.fromkeys(each.reason for each in refused)) + "; choose a smaller --batch")
         minutes = len(tasks) * plan.seconds / 60
         tell(f"{len(tasks)} configurations, {plan.seconds:g} s each: about {minutes:.1f} min")
@@ -123,7 +127,7 @@ def _opened(
 
 def _precisions(bundle: Bundle, name: str, plan: Plan) -> tuple[Precision, ...]:
     """Those that were asked for, whether or not the engine takes them: it says itself why not."""
-    held = "encoder.int8" in bundle.manifest.artifacts
+    held = bundle.manifest.quantized
     return plan.precisions or tuple(each for each in ENGINES[name].precisions if each != "int8" or held)
 
 
@@ -142,7 +146,10 @@ def _tasks(
     batches = plan.batches or tuple(rows for rows in BUCKETS if rows <= largest)
     golden = bundle.golden().frames
     seen = golden.reshape(-1, *golden.shape[2:])
-    length = bundle.manifest.sampling.frames
+    length = usual_frames(bundle.manifest)
+    first, *rest = bundle.manifest.network.stages
+    taken, unit = (1, "frames") if first == "encoder" else (length, "clips")  # frames in a row, and what a row is
+    axes = () if first == "encoder" else (length,)
     tasks: dict[_Key, Task] = {}
 
     def add(number: int, what: What, make: Callable[[], Task | None], *, clips: int, frames: int) -> None:
@@ -157,24 +164,29 @@ def _tasks(
             refused.append(Refused(engine=runner.engine, precision=runner.precision, reason=f"{what}: {error}"))
 
     for rows in batches:
-        frames = np.resize(seen, (rows, *seen.shape[1:]))
+        batch = np.resize(seen, (rows, *axes, *seen.shape[1:]))
         for number, subject in enumerate(subjects):
             if rows > subject.max_batch:
                 runner = subject.runner
-                reason = f"a batch of {rows} frames exceeds {subject.max_batch}, the largest that pays on this device"
+                reason = f"a batch of {rows} {unit} exceeds {subject.max_batch}, the largest that pays on this device"
                 if plan.batches:
                     refused.append(Refused(engine=runner.engine, precision=runner.precision, reason=reason))
                 continue
-            add(number, "encoder", lambda s=subject, f=frames: s.encoder(f), clips=rows, frames=1)  # type: ignore[misc]
-            add(number, "encoder, two under way", lambda s=subject, f=frames: s.overlapped(f), clips=rows, frames=1)  # type: ignore[misc]
-    clip = np.resize(seen, (length, *seen.shape[1:]))
+            add(number, _ENTRY[first], lambda s=subject, b=batch: s.entry(b), clips=rows, frames=taken)  # type: ignore[misc]
+            add(number, _OVERLAPPED[first], lambda s=subject, b=batch: s.overlapped(b), clips=rows, frames=taken)  # type: ignore[misc]
+    if rest:
+        _add_heads(np.resize(seen, (length, *seen.shape[1:])), subjects, add)
+    return tasks
+
+
+def _add_heads(clip: NDArray[np.uint8], subjects: Sequence[Subject], add: Callable[..., None]) -> None:
+    """The head on the features of `clip` `[T, H, W, C]`, and encoder and head together."""
     for number, subject in enumerate(subjects):
         features = subject.features(clip)
         for clips in _CLIPS:
             batch = np.repeat(features[None], clips, axis=0)
-            add(number, "head", lambda s=subject, b=batch: s.head(b), clips=clips, frames=length)  # type: ignore[misc]
-        add(number, "whole clip", lambda s=subject: s.clip(clip), clips=1, frames=length)  # type: ignore[misc]
-    return tasks
+            add(number, "head", lambda s=subject, b=batch: s.head(b), clips=clips, frames=len(clip))
+        add(number, "whole clip", lambda s=subject: s.clip(clip), clips=1, frames=len(clip))
 
 
 def _configuration(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from service.bundle.store import Bundle
 from service.engine.base import Engine
+from service.engine.golden import probabilities
 from service.errors import MareyError
 from service.media.frames import Decoded
 from service.media.limits import Limits
@@ -22,13 +23,14 @@ from service.media.sample import uniform
 
 
 class BareImages:
-    """decode → preprocess → encoder → head by the service's own functions and engine: threads decode a whole batch, then the
+    """decode → preprocess → encoder → head (or clip network) by the service's own functions and engine: threads decode a whole batch, then the
     engine has all cores for it. Without HTTP, queues and processes this is what the cores can do.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, files: Sequence[bytes], *, threads: int) -> None:
         self.name = "a bare loop: decode, preprocess, engine"
         self._spec, self._engine = bundle.manifest.input, engine
+        self._length = bundle.manifest.network.static_frames or 1
         self._files = itertools.cycle(files)
         self._threads = threads
 
@@ -50,8 +52,8 @@ class BareImages:
                 began, done = time.perf_counter(), 0
                 while time.perf_counter() - began < seconds:
                     decoded = pool.map(decode, itertools.islice(self._files, size))
-                    features = self._engine.run("encoder", np.concatenate([each.clip.frames for each in decoded]))
-                    self._engine.run("head", features["features"][:, None])
+                    clips = [np.repeat(each.clip.frames, self._length, axis=0) for each in decoded]
+                    probabilities(self._engine, np.stack(clips))
                     done += size
                 return done / (time.perf_counter() - began)
         finally:
@@ -94,8 +96,7 @@ class DecodeEverything:
         sampling, spec = self._manifest.sampling, self._manifest.input
         chosen = uniform(len(frames), sampling.frames, short_clip=sampling.short_clip)
         clip = np.stack([fit(frames[index], spec=spec, order="bgr") for index in chosen])
-        features = self._engine.run("encoder", clip)["features"]
-        return self._engine.run("head", features[None])["probabilities"]
+        return probabilities(self._engine, clip[None])
 
     def close(self) -> None:
         self._folder.cleanup()

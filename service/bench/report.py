@@ -11,7 +11,7 @@ from service.bench.machine import Machine
 from service.bench.stopwatch import Timings
 from service.bench.subject import Runner
 
-What = Literal["encoder", "encoder, two under way", "head", "whole clip"]
+What = Literal["encoder", "encoder, two under way", "head", "whole clip", "clip network", "clip network, two under way"]
 
 
 class Milliseconds(BaseModel):

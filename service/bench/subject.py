@@ -38,8 +38,8 @@ class Subject(Protocol):
     runner: Runner
     max_batch: int
 
-    def encoder(self, frames: NDArray[np.uint8]) -> Task:
-        """`[N, H, W, C]` → features."""
+    def entry(self, rows: NDArray[np.uint8]) -> Task:
+        """The network that frames enter: `[N, H, W, C]` → features, or of a clip network `[N, T, H, W, C]` → probabilities."""
         ...
 
     def head(self, features: NDArray[np.float32]) -> Task:
@@ -50,8 +50,8 @@ class Subject(Protocol):
         """`[T, H, W, C]` → probabilities, as a request of the service runs."""
         ...
 
-    def overlapped(self, frames: NDArray[np.uint8]) -> Task | None:
-        """The encoder with two batches under way; a run lasts from one result to the next. None: this one cannot."""
+    def overlapped(self, rows: NDArray[np.uint8]) -> Task | None:
+        """As `entry`, with two batches under way; a run lasts from one result to the next. None: this one cannot."""
         ...
 
     def features(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]: ...
@@ -74,23 +74,25 @@ class EngineSubject:
             golden_difference=opened.golden_difference,
         )
 
-    def encoder(self, frames: NDArray[np.uint8]) -> Task:
-        return Task(lambda: self._engine.run("encoder", frames))
+    def entry(self, rows: NDArray[np.uint8]) -> Task:
+        return Task(lambda: self._engine.run(self._engine.info.stages[0], rows))
 
     def head(self, features: NDArray[np.float32]) -> Task:
         return Task(lambda: self._engine.run("head", features))
 
     def clip(self, frames: NDArray[np.uint8]) -> Task:
+        if self._engine.info.stages == ("clip",):
+            return Task(lambda: self._engine.run("clip", frames[None])["probabilities"])
         return Task(lambda: self._engine.run("head", self.features(frames)[None])["probabilities"])
 
-    def overlapped(self, frames: NDArray[np.uint8]) -> Task | None:
+    def overlapped(self, rows: NDArray[np.uint8]) -> Task | None:
         engine = self._engine
         if not isinstance(engine, Overlapping):
             return None
         under_way: list[Callable[[], Outputs]] = []
 
         def begin() -> None:
-            under_way.append(engine.begin("encoder", [frames], bucket=len(frames)))
+            under_way.append(engine.begin(engine.info.stages[0], [rows], bucket=len(rows)))
 
         def end() -> None:
             under_way.pop(0)()

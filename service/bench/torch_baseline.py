@@ -2,7 +2,7 @@
 
 # Note [A fair baseline]
 On a GPU: fp16, channels last, compiled with CUDA graphs, cuDNN free to choose its kernels, frames from pinned memory and
-results back into it, the features never leaving the device. On a CPU: fp32, or bf16 with the head in fp32 as OpenVINO runs
+results back into it, the features never leaving the device. On a CPU: fp32, or bf16 with a head in fp32 as OpenVINO runs
 it here. Before anything is timed the graph in fp32 must give the golden probabilities, and so must what is timed: a
 baseline that computes something else would prove nothing.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from service.bench.stopwatch import Task
 from service.bench.subject import Runner
-from service.bundle.manifest import Role
+from service.bundle.manifest import Stage
 from service.bundle.store import Bundle
 from service.engine.base import Place
 from service.engine.buckets import BUCKETS
@@ -26,7 +26,6 @@ from service.errors import EngineError, EngineUnavailable
 
 logger = logging.getLogger(__name__)
 
-_STAGES: tuple[Role, ...] = ("encoder", "head")
 Mode = Literal["auto", "eager", "default", "reduce-overhead", "max-autotune"]
 
 
@@ -57,17 +56,17 @@ class TorchSubject:
         self._device = torch.device(f"cuda:{place.device}" if self._cuda else "cpu")
         torch.set_num_threads(place.threads)
         torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
-        files = {stage: bundle.file(stage).read_bytes() for stage in _STAGES}
+        files = {stage: bundle.file(stage).read_bytes() for stage in bundle.manifest.network.stages}
 
-        def build(stage: Role, precision: str) -> Any:
+        def build(stage: Stage, precision: str) -> Any:
             dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
             return TorchGraph(files[stage], dtype=dtype).eval().to(self._device)
 
-        self._encoder, self._head = build("encoder", "fp32"), build("head", "fp32")
+        self._networks = {stage: build(stage, "fp32") for stage in files}
         self._check(bundle, "fp32")
         if precision != "fp32":
-            self._encoder = build("encoder", precision)
-            self._head = build("head", precision) if self._cuda else self._head
+            halved = [stage for stage in files if self._cuda or stage != "head"]
+            self._networks |= {stage: build(stage, precision) for stage in halved}
             self._check(bundle, precision)
         notes = self._compile(bundle, ("max-autotune" if self._cuda else "eager") if mode == "auto" else mode)
         name = torch.cuda.get_device_name(self._device) if self._cuda else "cpu"
@@ -80,26 +79,26 @@ class TorchSubject:
             notes=notes,
         )
 
-    def encoder(self, frames: NDArray[np.uint8]) -> Task:
-        return self._task(lambda x: self._encoder(x)[0], frames)
+    def entry(self, rows: NDArray[np.uint8]) -> Task:
+        return self._task(self._first, rows)
 
     def head(self, features: NDArray[np.float32]) -> Task:
-        return self._task(lambda x: self._head(x)[0], features)
+        return self._task(lambda x: self._networks["head"](x)[0], features)
 
     def clip(self, frames: NDArray[np.uint8]) -> Task:
-        return self._task(lambda x: self._head(self._encoder(x)[0][None])[0], frames)
+        return self._task(self._whole, frames)
 
-    def overlapped(self, frames: NDArray[np.uint8]) -> Task | None:
+    def overlapped(self, rows: NDArray[np.uint8]) -> Task | None:
         """On a GPU: the next batch is queued before the result of the last is waited for."""
         if not self._cuda:
             return None
         torch = self._torch
-        lanes = [_Lane(torch, frames) for _ in range(2)]
+        lanes = [_Lane(torch, rows) for _ in range(2)]
         under_way: list[_Lane] = []
 
         def begin() -> None:
             lane = lanes.pop(0)
-            lane.begin(lambda x: self._run(lambda y: self._encoder(y)[0], x), self._device)
+            lane.begin(lambda x: self._run(self._first, x), self._device)
             under_way.append(lane)
 
         def end() -> None:
@@ -114,13 +113,22 @@ class TorchSubject:
         return Task(run, prepare=begin, settle=end)
 
     def features(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = self._apply(lambda x: self._encoder(x)[0], frames)
+        found: NDArray[np.float32] = self._apply(self._first, frames)
         return found
 
     def close(self) -> None:
-        del self._encoder, self._head
+        self._networks.clear()
         if self._cuda:
             self._torch.cuda.empty_cache()
+
+    def _first(self, rows: Any) -> Any:
+        return next(iter(self._networks.values()))(rows)[0]
+
+    def _whole(self, frames: Any) -> Any:
+        """Of one clip `[T, H, W, C]`."""
+        if "clip" in self._networks:
+            return self._first(frames[None])
+        return self._networks["head"](self._first(frames)[None])[0]
 
     def _task(self, network: Callable[[Any], Any], rows: NDArray[np.generic]) -> Task:
         held = self._torch.from_numpy(np.ascontiguousarray(rows))
@@ -143,9 +151,7 @@ class TorchSubject:
     def _check(self, bundle: Bundle, precision: str) -> float:
         """Largest |Δp| on the golden clips; raises EngineError past the tolerance of `precision`."""
         golden = bundle.golden()
-        found = np.concatenate(
-            [self._apply(lambda x: self._head(self._encoder(x)[0][None])[0], clip) for clip in golden.frames]
-        )
+        found = np.concatenate([self._apply(self._whole, clip) for clip in golden.frames])
         difference = float(np.abs(found - golden.probabilities).max())
         tolerance = bundle.manifest.golden.tolerance
         # No bundle states one for bf16, which has less of a mantissa than fp16: it gets the widest of what the bundle allows.
@@ -159,20 +165,22 @@ class TorchSubject:
         return difference
 
     def _compile(self, bundle: Bundle, mode: Mode) -> tuple[str, ...]:
-        """Compile both networks; where that fails they run as they are, and the note says so."""
+        """Compile every network; where that fails they run as they are, and the note says so."""
         torch = self._torch
         torch.backends.cudnn.benchmark = True
         if mode == "eager":
             return ("eager",)
-        plain = self._encoder, self._head
+        plain = self._networks
         # One code object serves every batch size, and each compiles anew.
         torch._dynamo.config.recompile_limit = 64  # noqa: SLF001  # where torch keeps its settings
         options = None if mode == "default" else mode
-        self._encoder, self._head = (torch.compile(network, mode=options, dynamic=False) for network in plain)
+        self._networks = {
+            stage: torch.compile(network, mode=options, dynamic=False) for stage, network in plain.items()
+        }
         try:
-            self._apply(lambda x: self._head(self._encoder(x)[0][None])[0], bundle.golden().frames[0])
+            self._apply(self._whole, bundle.golden().frames[0])
         except Exception as error:  # noqa: BLE001  # compilers fail in many ways, and torch runs without one
-            self._encoder, self._head = plain
+            self._networks = plain
             reason = str(error).strip().splitlines()[0]
             logger.warning("torch.compile (%s) failed, the baseline runs eagerly: %s", mode, reason)
             return (f"eager, for torch.compile failed: {reason[:200]}",)

@@ -77,8 +77,9 @@ class TorchGraph(nn.Module):  # type: ignore[misc]  # torch is not there to be t
         for name, value in constants.items():
             if name in read and value.is_floating_point():
                 self._held[name] = f"constant_{len(self._held)}"
-                last = value.ndim == 4  # a convolution's kernel, in the order of the frames' own bytes
-                self.register_buffer(self._held[name], value.to(memory_format=torch.channels_last) if last else value)
+                # A convolution's kernel, in the order of the frames' own bytes.
+                last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(value.ndim, torch.preserve_format)
+                self.register_buffer(self._held[name], value.to(memory_format=last))
 
     def forward(self, x: Any) -> tuple[Any, ...]:
         values = dict(self._host)

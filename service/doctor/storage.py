@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.bundle.store import Bundle, find_bundles, open_bundle
-from service.doctor.report import Check, Fact, info, no, ok
+from service.doctor.report import Check, Fact, no, ok
 from service.engine.cache import EngineCache
 from service.errors import BundleError
 
@@ -22,7 +22,7 @@ class Bundles:
 
     @property
     def servable(self) -> tuple[Path, ...]:
-        return tuple(bundle.path for bundle in self.opened if bundle.manifest.network.kind == "encoder_head")
+        return tuple(bundle.path for bundle in self.opened)
 
 
 def bundles(paths: tuple[Path, ...]) -> Bundles:
@@ -76,11 +76,10 @@ def _bundle(bundle: Bundle) -> Check:
         "path": str(bundle.path),
         "version": manifest.version,
         "tasks": [*manifest.tasks],
+        "network": manifest.network.kind,
         "precisions": [*precisions],
         "bytes": _size(bundle),
     }
-    if manifest.network.kind != "encoder_head":
-        return info(manifest.name, f"{says}; a clip network, which this version does not serve yet", **facts)
     return ok(manifest.name, says, **facts)
 
 

@@ -60,7 +60,7 @@ class OnnxRuntime:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """An engine that ran the golden clips: `milliseconds` for one of them, `frames` long, encoder and head (a median)."""
+    """An engine that ran the golden clips: `milliseconds` for one of them, `frames` long, through all networks (a median)."""
 
     bundle: str
     precision: str

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from service.bundle.store import Bundle
 from service.cli import main
+from tests.clip_bundle import make_clip_bundle
 
 QUICK = ("--seconds", "0.05", "--rounds", "2", "--threads", "1")
 
@@ -115,3 +116,17 @@ def test_a_batch_that_no_engine_takes_is_refused_and_one_that_some_take_is_liste
 def test_a_mistake_is_one_sentence(color_bundle: Bundle, arguments: tuple[str, ...], code: int, sentence: str) -> None:
     given = [str(color_bundle.path) if each == "BUNDLE" else each for each in arguments]
     assert sentence in bench(*given, code=code).stderr
+
+
+def test_a_clip_network_is_measured_in_batches_of_clips(tmp_path: Path) -> None:
+    bundle = make_clip_bundle(tmp_path / "motion", int8=4)
+    document = tmp_path / "figures.json"
+    engines = ("--engine", "openvino", "--engine", "onnxruntime")
+    result = bench(bundle.path, *QUICK, *engines, "--batch", 1, "--batch", 4, "--batch", 8, "--json", document)
+    report = json.loads(document.read_text())
+    names = [(each["engine"], each["precision"]) for each in report["runners"]]
+    assert names == [("openvino", "int8"), ("openvino", "fp32"), ("onnxruntime", "fp32")]
+    tasks = [(each["runner"], each["what"], each["clips"], each["frames"]) for each in report["configurations"]]
+    assert sorted(tasks) == sorted((runner, "clip network", clips, 4) for runner in range(3) for clips in (1, 4))
+    assert "a batch of 8 clips exceeds 4" in report["refused"][0]["reason"]
+    assert "clip network: 4 clips of 4 frames" in result.stdout

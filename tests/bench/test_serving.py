@@ -24,6 +24,7 @@ from service.engine.select import open_engine
 from service.errors import MareyError
 from service.media.decode import decode_video
 from service.media.limits import Limits
+from tests.clip_bundle import make_clip_bundle, said
 
 QUICK = ("--seconds", "0.4", "--rounds", "2")
 
@@ -203,3 +204,17 @@ async def test_what_is_no_service_of_ours_is_told_apart() -> None:
         address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
         with pytest.raises(MareyError, match="does not answer as a Marey service does"):
             await ask(address, request(address, "/models"))
+
+
+@pytest.mark.parametrize("frames", [None, 3])
+def test_the_loops_answer_with_a_clip_network(tmp_path: Path, frames: int | None) -> None:
+    bundle = make_clip_bundle(tmp_path / "motion", frames=frames, tasks=("image", "video"))
+    with closing(open_engine(bundle, name="onnxruntime", place=Place(threads=1)).engine) as engine:
+        assert BareImages(bundle, engine, [picture_bytes()], threads=1).run(0.1) > 1
+        samples = made_samples("video")
+        (tmp_path / "clip.mp4").write_bytes(samples.files[0])
+        spec, sampling = bundle.manifest.input, bundle.manifest.sampling
+        clip = decode_video(samples.files[0], spec=spec, plan=sampling, limits=Limits()).clip
+        with closing(DecodeEverything(bundle, engine, samples.files)) as loop:
+            found = loop.classify(tmp_path / "clip.mp4")
+    np.testing.assert_allclose(found, said(clip.frames[None])["probabilities"], atol=1e-3)

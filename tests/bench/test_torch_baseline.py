@@ -16,6 +16,7 @@ from service.bundle.store import Bundle, open_bundle, rewrite_bundle, sha256
 from service.cli import main
 from service.engine.base import Place
 from service.errors import EngineError
+from tests.clip_bundle import make_clip_bundle, said
 
 pytest.importorskip("torch", reason="the baseline needs torch, which is no dependency; pip install torch")
 PLACE = Place(threads=1)
@@ -63,9 +64,21 @@ def test_its_tasks_give_the_golden_probabilities(shipped: Bundle) -> None:
         np.testing.assert_allclose(subject.clip(clip).run()[0], wanted, atol=1e-4)
         features = subject.features(clip)
         np.testing.assert_allclose(subject.head(features[None]).run()[0], wanted, atol=1e-4)
-        np.testing.assert_allclose(subject.encoder(clip).run(), features, atol=1e-4)
+        np.testing.assert_allclose(subject.entry(clip).run(), features, atol=1e-4)
 
 
 def test_a_precision_that_torch_does_not_run_is_an_error_with_the_remedy() -> None:
     with pytest.raises(EngineError, match="torch is not measured at int8 here; leave --precision out"):
         torch_precisions(("int8",))
+
+
+@pytest.mark.parametrize("frames", [None, 5])
+def test_a_clip_network_has_a_baseline_too(tmp_path: Path, frames: int | None) -> None:
+    bundle = make_clip_bundle(tmp_path / "motion", frames=frames, positions="steps")
+    clips = np.random.default_rng(0).integers(0, 256, (3, frames or 6, 16, 16, 3), np.uint8)
+    for precision, limit in (("fp32", 1e-4), ("bf16", 0.05)):
+        subject = TorchSubject(bundle, precision=precision, place=PLACE, mode="eager")
+        wanted = said(clips)["probabilities"]
+        np.testing.assert_allclose(subject.entry(clips).run(), wanted, atol=limit)
+        np.testing.assert_allclose(subject.clip(clips[0]).run()[0], wanted[0], atol=limit)
+        subject.close()

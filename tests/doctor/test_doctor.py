@@ -13,6 +13,7 @@ import pytest
 from service.bundle.store import SHIPPED, open_bundle
 from service.doctor.report import Report, Section
 from service.doctor.samples import samples
+from tests.clip_bundle import make_clip_bundle
 
 ROOT = Path(__file__).parents[2]
 CRASH = "import ctypes; ctypes.string_at(0)"
@@ -233,3 +234,14 @@ def test_a_driver_that_is_too_old_for_tensorrt_is_told_before_anything_is_tried(
     assert "580.65" in flavour.remedy
     assert flavour.says in by_name(report, "engines")["tensorrt"].says
     assert report.engine == "openvino"
+
+
+def test_a_clip_network_is_found_and_runs(marey, tmp_path: Path) -> None:
+    make_clip_bundle(tmp_path / "motion", frames=3)
+    report = Report.model_validate_json(marey("doctor", "--json", MAREY_BUNDLES=str(tmp_path)).stdout)
+    (bundle,) = report.sections["bundles"]
+    assert (bundle.state, bundle.facts["network"]) == ("ok", "clip")
+    engines = by_name(report, "engines")
+    for name in ("openvino", "onnxruntime"):
+        assert engines[name].facts["ran"] is True, engines[name].says
+        assert (engines[name].facts["bundle"], engines[name].facts["frames"]) == ("motion", 3)
