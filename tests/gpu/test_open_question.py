@@ -16,11 +16,11 @@ import pytest
 from service.bundle.manifest import Precision
 from service.bundle.store import Bundle
 from service.engine.base import Place
-from service.engine.buckets import BUCKETS
 from service.engine.cuda import Device
 from service.engine.flavour import Flavour, log_of
 from service.engine.network import Network
-from service.engine.plans import STAGES, PlanSource
+from service.engine.plans import PlanSource
+from service.engine.profiles import fixed_of
 from service.errors import EngineError
 
 
@@ -28,7 +28,6 @@ def attempt(source: PlanSource, bundle: Bundle, *, this_gpu: bool, flavour: Flav
     """Build, load and run both networks; what each step came to, up to the one that failed, and the largest |Δp|."""
     story: dict[str, Any] = {"built for": "this GPU" if this_gpu else "every GPU that it knows", "steps": {}}
     networks: dict[str, Network] = {}
-    spec = bundle.manifest.input
 
     def step(name: str, work: Callable[[], Any]) -> Any:
         began = time.monotonic()
@@ -47,7 +46,7 @@ def attempt(source: PlanSource, bundle: Bundle, *, this_gpu: bool, flavour: Flav
             runtime=runtime,
             device=device,
             profiles=source.profiles[stage],  # type: ignore[index]
-            fixed=[(rows, spec.height, spec.width, spec.channels) for rows in BUCKETS] if stage == "encoder" else (),
+            fixed=fixed_of(bundle.manifest, stage),  # type: ignore[arg-type]
         )
 
     def run() -> float:
@@ -63,7 +62,7 @@ def attempt(source: PlanSource, bundle: Bundle, *, this_gpu: bool, flavour: Flav
             runtime = flavour.trt.Runtime(log_of(flavour.name).sink)
             plans = step("build", lambda: source.build(this_gpu=this_gpu))
         story["plan bytes"] = {stage: len(plan) for stage, plan in plans.items()}
-        for stage in STAGES:
+        for stage in source.stages:
             networks[stage] = step(f"load {stage}", lambda stage=stage: load(stage))  # type: ignore[misc]
         story["CUDA graphs"] = sum(network.graphs for network in networks.values())
         story["difference"] = step("run", run)
