@@ -2,149 +2,156 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import keras
 
 from models.errors import ExportRefused
-from models.export.exporter import export_model, load_keras
-from models.export.normalization import Channels, Normalization
+from models.export.exporter import export_model
+from models.export.from_onnx import OnnxFile, onnx_networks
+from models.export.networks import Weights
+from models.export.normalization import Normalization
+from models.export.pack import pack
+from models.export.two_files import join_files
+from models.files.load import load_keras
+from models.files.model_code import ModelCode
 from models.provenance import file_sha256, packages
-from service.bundle.manifest import Input, Provenance, Resize, Sampling
-from service.bundle.store import Bundle
+from models.readings.ask import normalization_of
+from models.readings.flags import Reading, input_of, sampling_of
+from models.readings.subject import KerasSubject, OnnxSubject, Subject, check_labels
+from service.bundle.manifest import Input, Provenance, Sampling
+from service.bundle.store import Bundle, sha256
 
-# Layers that bring bytes to the scale that a network was trained on.
-_NORMALISING = (keras.layers.Rescaling, keras.layers.Normalization)
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """How frames reach the model, as the command line says it: see `marey-build export --help`."""
+class Source:
+    """What the user brings: one `model`, an `encoder` with its `head`, or one of these two as ONNX (`onnx`, then `head` is one too).
 
-    preprocess: str | None
-    color: Channels
-    resize: str
-    frames: int
-    max_frames: int
-    sampling: str
+    `code` makes or completes the model; `trust`: what the files hold may run.
+    """
+
+    model: Path | None = None
+    encoder: Path | None = None
+    head: Path | None = None
+    onnx: Path | None = None
+    code: ModelCode | None = None
+    trust: bool = False
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(file for file in (self.model, self.encoder, self.onnx, self.head) if file is not None)
+
+    def open(self) -> Subject:
+        """The model itself. Raises ExportRefused."""
+        if self.onnx is not None:
+            return OnnxSubject(OnnxFile.read(self.onnx), None if self.head is None else OnnxFile.read(self.head))
+        if self.model is not None:
+            return KerasSubject(load_keras(self.model, code=self.code, trust=self.trust))
+        assert self.encoder is not None
+        assert self.head is not None
+        parts = (load_keras(file, code=self.code, trust=self.trust) for file in (self.encoder, self.head))
+        return KerasSubject(join_files(*parts))
 
 
 def export_foreign(
-    file: Path,
+    source: Source,
     reading: Reading,
     *,
     out: Path,
     name: str,
     version: str,
     labels: Path,
-    weights: Literal["float32", "float16"],
+    weights: Weights,
     calibration: Path,
     command: str,
+    tell: Tell,
 ) -> Bundle:
-    """Export the `.keras` file to a float bundle at `out`. Raises ExportRefused with the flag that is missing or wrong."""
-    model = load_keras(file)
-    height, width = _size(model)
-    sampling = parse_sampling(reading.sampling, frames=reading.frames, max_frames=reading.max_frames)
+    """Export `source` to a float bundle at `out`; `tell` gets a line on how frames will reach it.
+
+    Raises ExportRefused with the flag that is missing or wrong; where that is --preprocess, with the likeliest readings as they
+    answer to clips of `calibration`.
+    """
+    subject = source.open()
+    names = read_labels(labels)
+    check_labels(subject, names)
+    spec, sampling = input_of(subject.frame_shape, reading), sampling_of(subject.frames, reading)
+    normalization = normalization_of(
+        subject, reading, spec=spec, sampling=sampling, labels=names, calibration=calibration
+    )
+    tell(_told(subject, normalization, spec=spec, sampling=sampling, fixed=subject.frames))
+    provenance = Provenance(source_sha256=_digest(source), packages=packages(), data=calibration.name, command=command)
+    if isinstance(subject, OnnxSubject):
+        networks = onnx_networks(
+            subject.file.sized(spec.height, spec.width),
+            input=spec,
+            normalization=normalization,
+            head=subject.head,
+            activation=reading.activation,
+            weights=weights,
+            frames=sampling.frames,
+        )
+        return pack(
+            networks,
+            out=out,
+            name=name,
+            version=version,
+            labels=names,
+            input=spec,
+            sampling=sampling,
+            provenance=provenance,
+        )
+    assert isinstance(subject, KerasSubject)
     return export_model(
-        model,
+        subject.model,
         out=out,
         name=name,
         version=version,
-        labels=read_labels(labels),
-        input=_input(height, width, reading),
+        labels=names,
+        input=spec,
         sampling=sampling,
-        normalization=_normalization(model, reading),
+        normalization=normalization,
+        activation=reading.activation,
         weights=weights,
-        provenance=Provenance(
-            source_sha256=file_sha256(file), packages=packages(), data=calibration.name, command=command
-        ),
+        steps=reading.steps,
+        provenance=provenance,
     )
 
 
 def read_labels(file: Path) -> tuple[str, ...]:
-    """One class name a line; empty lines at the end do not count."""
+    """One class name a line; empty lines at the end do not count. Raises ExportRefused for fewer than two, or one twice."""
     try:
-        names = file.read_text(encoding="utf-8").rstrip().splitlines()
+        names = tuple(name.strip() for name in file.read_text(encoding="utf-8-sig").rstrip().splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise ExportRefused(
             f"{file} cannot be read as labels ({error}); give a text file with one class name a line"
         ) from None
-    return tuple(name.strip() for name in names)
-
-
-def parse_resize(text: str) -> Resize:
-    """`squash`, `pad`, or `crop:SHORT_SIDE`."""
-    rule, _, side = text.partition(":")
-    if rule in ("squash", "pad") and not side:
-        return Resize(rule=rule)
-    if rule == "crop" and side.isascii() and side.isdigit() and int(side) > 0:
-        return Resize(rule="crop", short_side=int(side))
-    raise ExportRefused(f"--resize {text!r} is none of squash, pad and crop:SHORT_SIDE, such as crop:256")
-
-
-def parse_sampling(text: str, *, frames: int, max_frames: int) -> Sampling:
-    """`uniform`, or `fps:RATE`."""
-    strategy, _, rate = text.partition(":")
-    if frames > max_frames:
-        raise ExportRefused(f"--frames {frames} exceeds --max-frames {max_frames}; raise the latter")
-    if strategy == "uniform" and not rate:
-        return Sampling(frames=frames, max_frames=max_frames)
-    try:
-        return Sampling(strategy="fps", fps=float(rate), frames=frames, max_frames=max_frames)
-    except ValueError:
-        raise ExportRefused(f"--sampling {text!r} is neither uniform nor fps:RATE, such as fps:4") from None
-
-
-def _size(model: keras.Model) -> tuple[int, int]:
-    shape = model.input_shape
-    if not isinstance(shape, tuple) or len(shape) not in (4, 5):
-        raise ExportRefused(f"the model takes {shape}; Marey takes one input: clips [T, H, W, C] or images [H, W, C]")
-    height, width, channels = shape[-3:]
-    if height is None or width is None or channels not in (1, 3):
+    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
+    if twice is not None:
+        raise ExportRefused(f"{file} names {twice!r} twice; each class needs a name of its own")
+    if len(names) < 2:
         raise ExportRefused(
-            f"the model takes frames {shape[-3:]}; rebuild it with a fixed height and width and 1 or 3 channels"
+            f"{file} holds {len(names)} label(s), at least 2 are needed; a model of one output is given as two classes, the one it answers 0 for first"
         )
-    return height, width
+    return names
 
 
-def _input(height: int, width: int, reading: Reading) -> Input:
-    resize = parse_resize(reading.resize)
-    if resize.short_side is not None and resize.short_side < max(height, width):
-        raise ExportRefused(
-            f"--resize {reading.resize}: a short side of {resize.short_side} is smaller than the model's frames of "
-            f"{height}×{width}; give at least crop:{max(height, width)}"
-        )
-    return Input(height=height, width=width, color="gray" if reading.color == "gray" else "rgb", resize=resize)
+def _digest(source: Source) -> str:
+    """Of the one file, or of the digests of several and of those in a folder."""
+    files = [each for file in source.files for each in (sorted(file.rglob("*")) if file.is_dir() else [file])]
+    digests = [file_sha256(file) for file in files if file.is_file()]
+    return digests[0] if len(digests) == 1 else sha256("".join(digests).encode())
 
 
-def _normalization(model: keras.Model, reading: Reading) -> Normalization:
-    if reading.preprocess is not None:
-        return Normalization.parse(reading.preprocess, color=reading.color)
-    if not _normalises(model):
-        raise ExportRefused(
-            "the model has no Rescaling or Normalization layer before its first weights, so its file does not say how pixels were normalised; "
-            "give --preprocess none, caffe, tf, torch or MEAN/STD (0/255 divides by 255), as in training"
-        )
-    return Normalization.parse("none", color=reading.color)
-
-
-def _normalises(model: keras.Model) -> bool:
-    """Whether pixels are brought to scale before the first layer that learned from them."""
-    for layer in _leaves(model):
-        if isinstance(layer, _NORMALISING):
-            return True
-        if layer.weights:
-            return False
-    return False
-
-
-def _leaves(layer: Any) -> Iterator[Any]:
-    """The layers in their order, those inside sub-models and wrappers such as TimeDistributed in place of these."""
-    inside = [*getattr(layer, "layers", ()), *([layer.layer] if hasattr(layer, "layer") else [])]
-    for inner in inside:
-        yield from _leaves(inner)
-    if not inside:
-        yield layer
+def _told(subject: Subject, normalization: Normalization, *, spec: Input, sampling: Sampling, fixed: int | None) -> str:
+    inside = subject.scaled_in
+    scaled = f"scaled by {inside!r} inside the model" if inside else "as bytes 0…255"
+    outside = "" if normalization.is_identity else f"{normalization.sentence}, then "
+    order = {"bgr": "BGR", "gray": "grey", "rgb": "RGB"}[normalization.color]
+    taken = (
+        f"{sampling.frames} frames over the whole clip" if sampling.fps is None else f"{sampling.fps:g} frames a second"
+    )
+    if fixed:
+        taken += ", the number that the model takes; a shorter clip's are repeated"
+    return f"frames: {taken}; {spec.height}×{spec.width} by {spec.resize.rule}; {order}; {outside}{scaled}"

@@ -9,30 +9,17 @@ from typing import Any
 
 import keras
 
-from models.errors import ExportRefused, NotSplittable
+from models.errors import NotSplittable
 from models.export.clip import clip_networks
 from models.export.encoder_head import same_color, split_networks
 from models.export.networks import Activation, Networks, Weights
 from models.export.normalization import Normalization
 from models.export.outputs import Steps
 from models.export.pack import pack
+from models.files.load import load_keras
 from models.provenance import file_sha256
 from service.bundle.manifest import Input, Provenance, Sampling, Task
 from service.bundle.store import Bundle
-
-
-def load_keras(path: str | Path) -> keras.Model:
-    """The model in a `.keras` file. Keras's safe mode stays on: a Lambda would run code from the file. Raises ExportRefused."""
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        remedy = (
-            "replace the Lambda layer by a layer or keras.ops, which carry no code of their own"
-            if "ambda" in str(error)
-            else "save it with model.save('model.keras') of Keras 3; a class of your own must be registered with keras.saving.register_keras_serializable"
-        )
-        raise ExportRefused(f"{path} cannot be loaded ({reason}); {remedy}") from error
 
 
 def keras_networks(

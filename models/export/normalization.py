@@ -32,6 +32,10 @@ class Normalization:
     @classmethod
     def parse(cls, preprocess: str = "none", *, color: Channels = "rgb") -> Normalization:
         """From the command line: none, caffe, tf, torch (as keras.applications names them), or MEAN/STD, each of one or three numbers."""
+        if color == "gray" and preprocess in ("caffe", "torch"):
+            raise ExportRefused(
+                f"--preprocess {preprocess} is for the three channels of a colour image, the model takes one; give none, tf or MEAN/STD"
+            )
         if preprocess == "caffe":  # trained on BGR; the means are in that order
             return cls("bgr", (103.939, 116.779, 123.68))
         if preprocess == "torch":
@@ -49,7 +53,12 @@ class Normalization:
 
     def __post_init__(self) -> None:
         channels = 1 if self.color == "gray" else 3
-        if len(self.mean) not in (1, channels) or len(self.std) not in (1, channels) or min(self.std) <= 0:
+        if (
+            len(self.mean) not in (1, channels)
+            or len(self.std) not in (1, channels)
+            or not all(0 < value < np.inf for value in self.std)
+            or not np.isfinite(self.mean).all()
+        ):
             raise ExportRefused(
                 f"mean {self.mean} and std {self.std} must have 1 or {channels} values for {self.color}, std above 0"
             )
@@ -57,6 +66,12 @@ class Normalization:
     @property
     def is_identity(self) -> bool:
         return self.color != "bgr" and set(self.mean) == {0.0} and set(self.std) == {1.0}
+
+    @property
+    def sentence(self) -> str:
+        """What is done to a byte, in a few words."""
+        mean, std = (", ".join(f"{value:g}" for value in part) for part in (self.mean, self.std))
+        return f"({'RGB → BGR, ' if self.color == 'bgr' else ''}x − [{mean}]) / [{std}]"
 
     def entry(self) -> dict[str, Any]:
         """As the report states it."""

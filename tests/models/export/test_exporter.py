@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 
 import keras
@@ -13,8 +12,9 @@ import pytest
 from keras import layers
 
 from models.errors import ExportRefused
-from models.export.exporter import export_model, load_keras
+from models.export.exporter import export_model
 from models.export.runtime import Runtime
+from models.files.load import load_keras
 from models.synthetic import synthetic_clips
 from service.bundle.manifest import Input, Sampling
 from service.bundle.store import Bundle, open_bundle
@@ -181,16 +181,3 @@ def test_a_lambda_in_the_file_is_refused_and_never_run(tmp_path: Path) -> None:
     with pytest.raises(ExportRefused, match="Lambda"):
         export(file, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "broken.keras"
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("config.json", "{}")
-    with pytest.raises(ExportRefused, match="cannot be loaded"):
-        load_keras(file)
-
-
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportRefused, match=r"absent.keras cannot be loaded"):
-        load_keras(tmp_path / "absent.keras")

@@ -1,0 +1,79 @@
+"""What all commands of `marey-build` share: options, errors as one sentence, the report, the engine at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec
+
+import click
+
+from models.report import Report, markdown
+from service.bundle.store import Bundle
+from service.errors import EngineError, MareyError
+
+P = ParamSpec("P")
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def one_sentence(command: Callable[P, None]) -> Callable[P, None]:
+    """What Marey raises on purpose is one line on stderr and exit code 1."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except MareyError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+
+    return run
+
+
+data_option = click.option("--data", type=FOLDER, required=True, help="The data set, or the folder that holds it.")
+out_option = click.option("--out", type=FOLDER, required=True, help="Where the result goes.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+split_option = click.option("--split", default="test", show_default=True, help="The split to judge on.")
+max_drop_option = click.option(
+    "--max-drop", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Accuracy that INT8 may lose."
+)
+force_option = click.option(
+    "--force", is_flag=True, help="Keep an INT8 encoder that loses more; the manifest records it."
+)
+
+
+def command_line() -> str:
+    """The command line, as it can be typed again; a bundle travels, so folders of this machine are named by their last part."""
+    return shlex.join(
+        ["marey-build", *(Path(each).name if Path(each).is_absolute() else each for each in sys.argv[1:])]
+    )
+
+
+def engine_too(bundle: Bundle) -> None:
+    """Where there is a GPU and a TensorRT, the engine is built at once; else the line says how, on stderr beside any JSON."""
+    from models.engine import build_engines
+
+    cache = os.environ.get("MAREY_ENGINE_CACHE")
+    try:
+        for built in build_engines(bundle, cache=Path(cache) if cache else None):
+            click.echo(built.sentence, err=True)
+    except EngineError as error:  # the bundle is whole all the same
+        click.echo(f"no TensorRT engine here: {error}", err=True)
+        click.echo(f"on the GPU host: marey-build engine {shlex.quote(str(bundle.path))}", err=True)
+
+
+def tell(bundle: Bundle, report: Report | None, *, as_json: bool) -> None:
+    from models.assess import read_report
+
+    report = report or read_report(bundle)
+    if as_json:
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        return
+    click.echo(markdown(report))
+    click.echo(f"wrote {bundle.path}")

@@ -1,0 +1,164 @@
+"""`marey-build export`: a user's own model, whatever it was saved as, to a calibrated and proved bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from models.console import (
+    FILE,
+    FOLDER,
+    command_line,
+    engine_too,
+    force_option,
+    json_option,
+    max_drop_option,
+    one_sentence,
+    out_option,
+    split_option,
+    tell,
+)
+
+_Any = click.Path(path_type=Path)  # a SavedModel is a folder; what is no model is refused with its own sentence
+
+
+@click.command()
+@click.argument("model", type=_Any, required=False)
+@click.option("--encoder", type=_Any, help="In place of MODEL: the CNN of single frames, with --head.")
+@click.option("--head", type=_Any, help="What reads the features of --encoder, or of the encoder in --from-onnx.")
+@click.option("--from-onnx", type=FILE, help="In place of MODEL: an ONNX graph, as torch.onnx.export writes it.")
+@click.option(
+    "--model-code",
+    metavar="FILE.py[:FUNCTION]",
+    help="Builds the model for a file of weights, or defines its layers' classes; needs --trust.",
+)
+@click.option("--trust", is_flag=True, help="Run the code in --model-code and in the model's file (Lambda layers).")
+@click.option(
+    "--calibration", type=FOLDER, required=True, help="Images or videos like those that will come; labels are ignored."
+)
+@click.option("--labels", type=FILE, required=True, help="One class name a line, in the order of the outputs.")
+@out_option
+@click.option("--name", help="Name of the bundle (default: that of the folder).")
+@click.option("--version", default="1.0.0", show_default=True, help="Version of the bundle.")
+@click.option("--data", type=FOLDER, help="A labelled data set: INT8 must then keep its accuracy.")
+@click.option(
+    "--preprocess",
+    help="Normalisation outside the model: none, caffe, tf, torch or MEAN/STD, as 0/255. Where the model has none of its own it "
+    "must be given; without it the likeliest are shown.",
+)
+@click.option(
+    "--color",
+    type=click.Choice(["rgb", "bgr", "gray"]),
+    help="What the model was trained on (default: rgb; gray for a model of one channel).",
+)
+@click.option("--size", metavar="HxW", help="Height and width, where the model takes any.")
+@click.option("--resize", default="squash", show_default=True, help="squash, pad, or crop:SHORT_SIDE.")
+@click.option(
+    "--frames", type=click.IntRange(1), help="Frames of a clip (default: those that the model takes, else 16)."
+)
+@click.option("--max-frames", type=click.IntRange(1), help="Most frames that a client may ask for (default: 64).")
+@click.option("--sampling", default="uniform", show_default=True, help="uniform, or fps:RATE.")
+@click.option(
+    "--activation",
+    type=click.Choice(["softmax", "sigmoid", "none"]),
+    help="What turns the model's scores into probabilities.",
+)
+@click.option(
+    "--steps",
+    type=click.Choice(["mean", "last"]),
+    help="Of a model that answers for each step: what answers for the clip.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="How float weights are stored.",
+)
+@split_option
+@max_drop_option
+@force_option
+@json_option
+@one_sentence
+def export(
+    model: Path | None,
+    encoder: Path | None,
+    head: Path | None,
+    from_onnx: Path | None,
+    model_code: str | None,
+    trust: bool,
+    calibration: Path,
+    labels: Path,
+    out: Path,
+    name: str | None,
+    version: str,
+    data: Path | None,
+    preprocess: str | None,
+    color: Literal["rgb", "bgr", "gray"] | None,
+    size: str | None,
+    resize: str,
+    frames: int | None,
+    max_frames: int | None,
+    sampling: str,
+    activation: Literal["softmax", "sigmoid", "none"] | None,
+    steps: Literal["mean", "last"] | None,
+    weights: Literal["float32", "float16"],
+    split: str,
+    max_drop: float,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Export MODEL to a bundle, calibrate it with real frames, and prove it.
+
+    MODEL is a .keras or .h5 file of Keras 3 or 2, a SavedModel folder of Keras 2, or weights with --model-code; what it is, is told by
+    its content. Or give --encoder with --head, or --from-onnx.
+    """
+    _one_source(model, encoder, head, from_onnx)
+    from models.calibration import from_folder
+    from models.dataset import Dataset
+    from models.files.model_code import ModelCode
+    from models.foreign import Source, export_foreign
+    from models.pipeline import quantize_judged
+    from models.readings.flags import Reading
+
+    code = None if model_code is None else ModelCode.parse(model_code, trust=trust)
+    reading = Reading(preprocess, color, size, resize, frames, max_frames, sampling, activation, steps)
+    bundle = export_foreign(
+        Source(model, encoder, head, from_onnx, code, trust),
+        reading,
+        out=out,
+        name=name or out.resolve().name,
+        version=version,
+        labels=labels,
+        weights=weights,
+        calibration=calibration,
+        command=command_line(),
+        tell=lambda line: click.echo(line, err=True),
+    )
+    dataset = None if data is None else Dataset.open(data, labels=bundle.manifest.labels)
+    bundle, report = quantize_judged(
+        bundle,
+        calibration=from_folder(calibration, bundle.manifest),
+        dataset=dataset,
+        split=split,
+        max_drop=max_drop,
+        force=force,
+        command=command_line(),
+    )
+    tell(bundle, report, as_json=as_json)
+    engine_too(bundle)
+
+
+def _one_source(model: Path | None, encoder: Path | None, head: Path | None, from_onnx: Path | None) -> None:
+    """Exactly one of MODEL, --encoder with --head, and --from-onnx; a wrong mix is a matter of the command line: exit code 2."""
+    given = [name for name, value in (("MODEL", model), ("--encoder", encoder), ("--from-onnx", from_onnx)) if value]
+    if len(given) != 1:
+        raise click.UsageError(
+            f"give one of MODEL, --encoder with --head, and --from-onnx; got {' and '.join(given) or 'none of them'}"
+        )
+    if encoder and not head:
+        raise click.UsageError("--encoder needs the other half: give it with --head")
+    if head and model:
+        raise click.UsageError("--head belongs to --encoder or --from-onnx; MODEL is a whole model")

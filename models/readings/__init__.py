@@ -1,0 +1,1 @@
+"""How pixels reached a model in training, where its file does not say: the readings that there are, tried on real frames."""
