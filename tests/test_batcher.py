@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from service.batcher import Batcher, Rows
 from service.bundle.manifest import Stage
 from service.engine.base import EngineInfo, Outputs
 from service.errors import DeadlineExceeded, DeviceLost, Draining, EngineError, Overloaded
+from service.gathered import Gathered
 
 
 class FakeEngine:
@@ -62,6 +64,24 @@ def rows(count: int, *, value: int = 1, width: int = 3) -> np.ndarray:
 
 def soon() -> float:
     return time.monotonic() + 10
+
+
+class FakeClipEngine(FakeEngine):
+    """A clip network whose batches hold four clips."""
+
+    info = EngineInfo("fake", "fp32", "fp32", "none", 4, ("clip",))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def run(self, stage: Stage, rows: np.ndarray) -> dict[str, np.ndarray]:
+        self.shapes.append(rows.shape)
+        return {"probabilities": super().run(stage, rows)["features"].mean(axis=(1, 2))[:, None]}
+
+
+def clips(count: int, length: int, *, value: int = 1) -> np.ndarray:
+    return np.full((count, length, 5), value, np.uint8)
 
 
 async def test_a_lone_request_gets_its_rows_at_once(batcher: Batcher, engine: FakeEngine) -> None:
@@ -318,3 +338,52 @@ async def test_a_lost_device_ends_the_thread_and_answers_everybody(batcher: Batc
     assert not batcher.alive
     with pytest.raises(DeviceLost, match="restart the service"):
         await batcher.run(gpu, "encoder", rows(1), deadline=soon())
+
+
+async def test_clips_of_equal_length_share_a_batch_of_a_warmed_size_and_others_never(batcher: Batcher) -> None:
+    engine = FakeClipEngine()
+    engine.gate.clear()
+    first = asyncio.create_task(batcher.run(engine, "clip", clips(1, 8), deadline=soon()))
+    await asyncio.to_thread(engine.entered.wait, 10)
+    asked = [(1, 8, 3), (1, 6, 4), (2, 8, 5), (1, 8, 6), (2, 6, 7)]
+    others = [
+        asyncio.create_task(batcher.run(engine, "clip", clips(count, length, value=value), deadline=soon()))
+        for count, length, value in asked
+    ]
+    await asyncio.sleep(0)
+    engine.gate.set()
+    await first
+    answers = await asyncio.gather(*others)
+    assert engine.shapes[1:] == [(4, 8, 5), (4, 6, 5)], "four clips of 8 frames; three of 6, and padding for a fourth"
+    for (count, _, value), answer in zip(asked, answers, strict=True):
+        assert answer.outputs["probabilities"].tolist() == [[2 * value]] * count
+
+
+async def test_the_queue_counts_a_clip_as_its_frames(batcher: Batcher) -> None:
+    engine = FakeClipEngine()
+    engine.gate.clear()
+    waiting = [asyncio.create_task(batcher.run(engine, "clip", clips(1, 60), deadline=soon()))]
+    await asyncio.to_thread(engine.entered.wait, 10)
+    waiting += [asyncio.create_task(batcher.run(engine, "clip", clips(1, 60), deadline=soon())) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert (batcher.queued_rows, batcher.pending_rows) == (180, 240)
+    with pytest.raises(Overloaded, match="180 rows wait for the device, the limit is 200"):
+        await batcher.run(engine, "clip", clips(1, 60), deadline=soon())
+    engine.gate.set()
+    await asyncio.gather(*waiting)
+    assert (batcher.queued_rows, batcher.pending_rows) == (0, 0)
+
+
+async def test_the_windows_of_a_long_video_are_made_batch_by_batch(batcher: Batcher) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2000, 64), np.uint8)
+    numbers = np.arange(1900)[:, None] + np.arange(0, 64, 4)
+    engine = FakeClipEngine()
+    tracemalloc.start()
+    try:
+        answer = await batcher.run(engine, "clip", Gathered(frames, numbers), deadline=soon())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert answer.outputs["probabilities"][:, 0] == pytest.approx(2.0 * frames[numbers].mean(axis=(1, 2)), rel=1e-5)
+    assert set(engine.shapes) == {(4, 16, 64)}
+    assert peak < frames[numbers].nbytes, "all windows at once are more than all else that is needed"

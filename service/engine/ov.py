@@ -97,5 +97,5 @@ def _try_one_frame(bundle: Bundle, int8: Any, floats: Any) -> None:
     if not difference <= limit:
         raise EngineError(
             f"openvino at int8 differs from its own fp32 by {difference:.3g} in probability for a clip of one frame, the limit is "
-            f"{limit:.3g}; quantize the bundle again without its first 3D convolution (marey-build quantize --skip), or use --precision fp32"
+            f"{limit:.3g}; quantize the bundle again with marey-build quantize, or use --precision fp32"
         )

@@ -1,0 +1,32 @@
+"""What `marey inspect` says of a bundle's networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from service.bundle.describe import describe
+from service.bundle.manifest import Network
+from service.bundle.store import Bundle
+from tests.clip_bundle import make_clip_bundle
+
+
+def row(bundle: Bundle, name: str) -> str:
+    (line,) = [line for line in describe(bundle).splitlines() if line.startswith(f"{name} ")]
+    return line.removeprefix(name).strip()
+
+
+def test_an_encoder_and_a_head_are_told(make_bundle: Callable[..., Bundle], tmp_path: Path) -> None:
+    made = make_bundle(tmp_path / "color", network=Network(feature_dim=3, attention=True, multi_label=True))
+    assert row(made, "network") == "encoder (3 features a frame) and head, any number of frames, with attention"
+    assert row(made, "classes") == "3: red, green, blue, any number of them at a time (multi-label)"
+
+
+def test_a_clip_network_is_told_with_its_length_and_its_further_outputs(tmp_path: Path) -> None:
+    free = make_clip_bundle(tmp_path / "free", attention=False)
+    assert row(free, "network") == "one for the whole clip, any number of frames"
+    fixed = make_clip_bundle(tmp_path / "fixed", frames=6, positions="steps", int8=4)
+    assert row(fixed, "network") == (
+        "one for the whole clip, 6 frames and no other number, with attention, with probabilities by position"
+    )
+    assert row(fixed, "clip.int8").startswith("clip.int8.onnx, ")
