@@ -16,13 +16,14 @@ from onnx import helper, numpy_helper
 
 from models.errors import ExportRefused
 from models.export.artifact import artifact
+from models.export.clip import clip_networks
 from models.export.encoder import encoder_onnx
 from models.export.fold import fold_batchnorm
 from models.export.gate import build_gate
 from models.export.half import halve
 from models.export.normalization import Normalization
 from models.quantize import quantize_network
-from service.bundle.manifest import Role
+from service.bundle.manifest import Input, Role
 from service.bundle.store import Bundle, find_bundles, open_bundle
 from service.engine.base import Stage
 from service.engine.build import Profile
@@ -185,6 +186,47 @@ def test_tensorrt_builds_encoders_of_every_kind_at_every_precision(name: str) ->
     for half in (False, True):
         assert not build_gate(model, profiles=profiles, half=half).int8
         assert len(build_gate(quantized, profiles=profiles, half=half).int8) == convolutions
+
+
+def conv3d(width: int, size: int | tuple[int, int, int] = 3, **options: Any) -> Any:
+    return layers.Conv3D(width, size, padding="same", activation="relu", **options)
+
+
+def two_convlstms(x: Any) -> Any:
+    """The second reads the steps of the first joined again: TensorRT-RTX then reads a slice of a tensor, and writes it as such."""
+    x = layers.ConvLSTM2D(8, 3, padding="same", return_sequences=True)(x)
+    return layers.ConvLSTM2D(8, 3, padding="same")(layers.BatchNormalization()(x))
+
+
+# Of frames of 16 × 16 pixels; the number of quantized convolutions, each step of an unrolled one counted.
+CLIPS: dict[str, tuple[Callable[[Any], Any], int]] = {
+    "c3d": (lambda x: conv3d(16)(layers.MaxPooling3D((1, 2, 2))(conv3d(8)(x))), 2),
+    "r(2+1)d": (lambda x: conv3d(16, (3, 1, 1))(conv3d(16, (1, 3, 3))(x)), 2),
+    "strided and dilated": (lambda x: conv3d(16, dilation_rate=2)(conv3d(8, strides=(1, 2, 2))(x)), 2),
+    "residual": (lambda x: layers.ReLU()(layers.Add()([(y := conv3d(8)(x)), layers.Conv3D(8, 3, padding="same")(y)])), 2),
+    "convlstm": (two_convlstms, 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_tensorrt_builds_clip_networks_at_every_precision_and_runs_their_convolutions_in_int8(name: str) -> None:
+    block, convolutions = CLIPS[name]
+    keras.utils.set_random_seed(5)
+    clips = keras.Input((3, 16, 16, 3))
+    x = block(layers.Rescaling(1 / 255)(clips))
+    pooled = layers.GlobalAveragePooling3D()(x) if len(x.shape) == 5 else layers.GlobalAveragePooling2D()(x)
+    networks = clip_networks(
+        keras.Model(clips, layers.Dense(3, activation="softmax")(pooled)),
+        input=Input(height=16, width=16),
+        normalization=Normalization(),
+        frames=3,
+    )
+    model = networks.graphs["clip"]
+    rows = np.random.default_rng(6).integers(0, 256, (8, 3, 16, 16, 3), np.uint8)
+    quantized = quantize_network(model, rows=rows)
+    for half in (False, True):
+        assert not build_gate(model, profile=(1, 4, 8), half=half).int8
+        assert len(build_gate(quantized, profile=(1, 4, 8), half=half).int8) == convolutions
 
 
 def test_a_convolution_that_tensorrt_would_silently_run_in_float_is_refused(foreign_int8: Bundle) -> None:
