@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.export.gate import build_gate
+from service.bundle.manifest import Role
 from service.bundle.store import Bundle
 from service.engine.base import Place
 from service.engine.golden import probabilities, prove, warm
 from service.engine.network import SLOTS
+from service.engine.profiles import profiles_of
 from service.engine.trt import TensorRtEngine
 from service.errors import EngineError
 from tests.clip_bundle import SIDE, make_clip_bundle, said
@@ -109,3 +112,14 @@ def test_a_clip_network_is_cast_to_half_and_runs_in_int8(
         clips = clips_of(3, bundle.manifest.sampling.frames)
         difference = np.abs(probabilities(engine, clips) - said(clips)["probabilities"]).max()
         assert 0 < difference < limit
+
+
+@pytest.mark.parametrize("which", ["clip_bundle", "fixed_bundle"])
+@pytest.mark.parametrize(("role", "half"), [("clip", False), ("clip", True), ("clip.int8", True)])
+def test_tensorrt_rtx_builds_the_very_profiles(
+    which: str, role: Role, half: bool, request: pytest.FixtureRequest
+) -> None:
+    bundle = request.getfixturevalue(which)
+    profiles = profiles_of(bundle.manifest, "clip")
+    gate = build_gate(bundle.file(role).read_bytes(), profiles=profiles, half=half)  # refuses INT8 that runs in float
+    assert len(gate.int8) == (role == "clip.int8")

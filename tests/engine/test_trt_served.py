@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from service.bundle.store import Bundle
 from service.errors import EngineError
 from service.registry import Registry
 from service.settings import Settings
+from tests.clip_bundle import make_clip_bundle
 
 CLEAN = ("device_bytes", "pinned_bytes", "streams", "events", "graphs", "execs", "leaked_bytes", "leaked_objects")
 
@@ -69,6 +71,55 @@ def test_requests_from_many_threads_are_answered_and_the_gpu_is_left_clean(
     left = json.loads((tmp_path / "report.json").read_text())
     assert {name: left[name] for name in CLEAN} == dict.fromkeys(CLEAN, 0)
     assert left["launches"] > 0
+
+
+def video(*channels: int) -> bytes:
+    """MPEG-4 of 64×48 pixels, ten frames of each colour channel."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "made.mp4"
+        writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (64, 48))
+        for channel in channels:
+            picture = np.zeros((48, 64, 3), np.uint8)
+            picture[..., 2 - channel] = 230
+            for _ in range(10):
+                writer.write(picture)
+        writer.release()
+        return file.read_bytes()
+
+
+@pytest.mark.parametrize(("flavour", "order"), [("tensorrt_rtx", "lazy"), ("tensorrt", "racing")], ids=["rtx", "full"])
+def test_clip_networks_of_free_and_of_fixed_length_are_served_and_the_gpu_is_left_clean(
+    machine, serve, tmp_path: Path, flavour: str, order: str
+) -> None:
+    bundles = [
+        make_clip_bundle(tmp_path / "motion", positions="places"),
+        make_clip_bundle(tmp_path / "fixed", name="fixed", frames=4, positions="steps"),
+    ]
+    variables = machine.variables(
+        flavour,
+        STANDIN_ORDER=order,
+        STANDIN_REPORT=str(tmp_path / "report.json"),
+        MAREY_ENGINE_CACHE=str(tmp_path / "cache"),
+    )
+    videos = {"turns blue": video(0, 2), "was blue": video(2, 0), "green": video(1)}
+    asked = [(model, label, windows) for model in ("motion", "fixed") for label in videos for windows in (0, 1)] * 4
+    with serve(*(str(bundle.path) for bundle in bundles), "--engine", "tensorrt", **variables) as running:
+
+        def ask(question: tuple[str, str, int]) -> list[str]:
+            model, label, windows = question
+            wishes = {"model": model, **({"window_s": 1} if windows else {})}
+            answer = client.post("/classify/video", params=wishes, files={"file": videos[label]}).json()
+            assert answer["model"]["engine"] == "tensorrt", answer
+            assert ("positions" in answer) == (not windows)
+            parts = answer["segments"] if windows else [answer]
+            return [part["predictions"][0]["label"] for part in parts]
+
+        with httpx.Client(base_url=running.url, timeout=60) as client, ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(ask, asked))
+        seconds = {"turns blue": ["red", "blue"], "was blue": ["blue", "red"], "green": ["green"]}
+        assert answers == [seconds[label] if windows else [label] for _, label, windows in asked]
+    left = json.loads((tmp_path / "report.json").read_text())
+    assert {name: left[name] for name in CLEAN} == dict.fromkeys(CLEAN, 0)
 
 
 def test_a_server_whose_gpu_fails_answers_with_503_and_ends_to_be_restarted(
