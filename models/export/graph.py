@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from models.errors import ExportRefused
 
@@ -19,6 +21,8 @@ def finish(model: onnx.ModelProto) -> onnx.ModelProto:
     model.ir_version = _IR_VERSION
     model.producer_name, model.producer_version, model.doc_string = "marey", "", ""
     del model.metadata_props[:]
+    _guard_padding(model.graph)
+    _plain_nearest(model.graph)
     loops = [node for node in model.graph.node if node.op_type in _CONTROL_FLOW]
     if loops:
         raise ExportRefused(
@@ -32,6 +36,34 @@ def finish(model: onnx.ModelProto) -> onnx.ModelProto:
             f"the exported graph is not valid ONNX ({str(error).splitlines()[0]}); report this with the model's layers"
         ) from error
     return model
+
+
+def _guard_padding(graph: onnx.GraphProto) -> None:
+    """Zeros around what a MaxPool reads become the smallest number above zero; see Note [padding of maxima].
+
+    # Note [padding of maxima]
+    onnxruntime 1.31 makes the padding of a Pad that of the MaxPool behind it, which pads with −∞: where all values are negative, as
+    in ResNet50V2, the border is wrong. It leaves a Pad of another value than zero alone.
+    """
+    read = {node.input[0] for node in graph.node if node.op_type == "MaxPool"}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Pad" and node.output[0] in read]:
+        mode = next((part.s for part in node.attribute if part.name == "mode"), b"constant")
+        value = node.input[2] if len(node.input) > 2 else ""
+        zero = not value or (value in constants and not numpy_helper.to_array(constants[value]).any())
+        if mode == b"constant" and zero:
+            tiny = numpy_helper.from_array(np.finfo(np.float32).tiny, f"{node.name}/above_zero")
+            graph.initializer.append(tiny)
+            node.input[:] = [*node.input[:2], tiny.name, *node.input[3:]]
+
+
+def _plain_nearest(graph: onnx.GraphProto) -> None:
+    """Nearest pixels as TensorFlow takes them, ⌊(i + ½)·scale⌋, under names that TensorRT knows, too: a rounded half-pixel position."""
+    for node in [node for node in graph.node if node.op_type == "Resize"]:
+        modes = {part.name: part for part in node.attribute}
+        transformation, nearest = modes.get("coordinate_transformation_mode"), modes.get("nearest_mode")
+        if transformation and nearest and (transformation.s, nearest.s) == (b"tf_half_pixel_for_nn", b"floor"):
+            transformation.s, nearest.s = b"half_pixel", b"round_prefer_ceil"
 
 
 def rename(model: onnx.ModelProto, *, layers: Iterable[str] = ()) -> None:

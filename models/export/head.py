@@ -20,6 +20,9 @@ _WRITERS = (
     "nodes_merge",
     "nodes_shape",
     "nodes_attention",
+    "nodes_conv",
+    "nodes_normalize",
+    "nodes_math",
     "nodes_convlstm",
     "nodes_zoo",
 )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from models.errors import ExportRefused
+from models.export.replacement import replacement
 from models.export.trace import describe, functional, replay, trace
 
 OPSET = 18
@@ -26,10 +27,11 @@ _FLOAT = onnx.TensorProto.FLOAT
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A float32 tensor of the graph; a dimension is None where it is dynamic."""
+    """A tensor of the graph, float32 but for the results of comparisons; a dimension is None where it is dynamic."""
 
     name: str
     shape: tuple[int | None, ...]
+    dtype: str = "float32"
 
     @property
     def rank(self) -> int:
@@ -92,9 +94,13 @@ class Graph:
         """A float32 initializer."""
         return self._initializer(np.asarray(array, np.float32), name)
 
-    def integers(self, values: Sequence[int], name: str) -> str:
-        """An int64 initializer `[len(values)]`: axes and shapes."""
+    def integers(self, values: Sequence[int] | int, name: str) -> str:
+        """An int64 initializer `[len(values)]`, or a single number: axes and shapes."""
         return self._initializer(np.asarray(values, np.int64), name)
+
+    def booleans(self, array: NDArray[Any], name: str) -> str:
+        """An initializer of truth values."""
+        return self._initializer(np.asarray(array, np.bool_), name)
 
     def call(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Written:
         """Write one layer or operation applied to values; raises ExportRefused where none of the writers knows it."""
@@ -137,7 +143,7 @@ def only(given: Given, *allowed: str, layer: Any) -> None:
     extra = [
         name
         for name, value in given.items()
-        if name not in (*allowed, *idle) and value is not None and value is not False
+        if name not in (*allowed, *idle) and value is not None and not (isinstance(value, bool) and not value)
     ]
     if extra:
         raise ExportRefused(
@@ -154,6 +160,8 @@ def _writer(operation: Any) -> Writer:
     """The writer of exactly this class of layer or operation; raises ExportRefused where there is none."""
     is_layer = isinstance(operation, keras.Layer)
     writer = _LAYERS.get(type(operation)) if is_layer else _OPERATIONS.get(type(operation).__name__)
+    if writer is None and (instead := replacement(operation)):
+        raise ExportRefused(f"{describe(operation)} cannot be written as ONNX nodes: {instead}")
     if writer is None:
         raise ExportRefused(
             f"{describe(operation)} cannot be written as ONNX nodes; replace it with one of {_supported(is_layer=is_layer)}, "

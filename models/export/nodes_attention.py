@@ -14,7 +14,7 @@ from models.export.nodes_dense import affine
 @writes(layers.Attention, layers.AdditiveAttention)
 def _attention(graph: Graph, layer: Any, given: Given) -> Written:
     """Luong's dot product or Bahdanau's sum of tanh, query `[B, Tq, D]` and value `[B, Tv, D]`."""
-    only(given, "inputs", "return_attention_scores", layer=layer)
+    only(given, "inputs", "return_attention_scores", "use_causal_mask", layer=layer)
     query, value, *rest = given["inputs"]
     key = rest[0] if rest else value
     if type(layer) is layers.AdditiveAttention or layer.score_mode == "concat":
@@ -24,6 +24,8 @@ def _attention(graph: Graph, layer: Any, given: Given) -> Written:
         scores = graph.add("MatMul", [query, turned], (None, query.shape[1], key.shape[1]))
         if layer.scale is not None:
             scores = graph.add("Mul", [scores, graph.constant(float(layer.scale), "scale")], scores.shape)
+    if given.get("use_causal_mask"):
+        scores = _causal(graph, scores)
     weights = graph.add("Softmax", [scores], scores.shape, axis=-1)
     output = graph.add("MatMul", [weights, value], (None, query.shape[1], value.width))
     return (output, weights) if given.get("return_attention_scores") else output
@@ -53,9 +55,23 @@ def _additive_scores(graph: Graph, layer: Any, query: Value, key: Value) -> Valu
     )
 
 
+def _causal(graph: Graph, scores: Value) -> Value:
+    """Scores `[…, Tq, Tv]` in which no query sees a later key: those are pushed down so far that their softmax is 0, also in half precision."""
+    first = [0] * (scores.rank - 2)
+    starts, ends, axes = first, [1] * len(first), list(range(len(first)))
+    bounds = [graph.integers(part, name) for part, name in ((starts, "starts"), (ends, "ends"), (axes, "axes"))]
+    matrix = graph.add("Slice", [scores, *bounds], (*ends, *scores.shape[-2:]))
+    ones = graph.add("Add", [graph.add("Mul", [matrix, graph.constant(0.0, "zero")], matrix.shape), graph.constant(1.0, "one")],
+                     matrix.shape)  # fmt: skip
+    later = graph.add("Trilu", [ones, graph.integers(1, "above")], matrix.shape, upper=1)
+    return graph.add(
+        "Sub", [scores, graph.add("Mul", [later, graph.constant(3e4, "hidden")], later.shape)], scores.shape
+    )
+
+
 @writes(layers.MultiHeadAttention)
 def _multi_head(graph: Graph, layer: Any, given: Given) -> Written:
-    only(given, "query", "value", "key", "return_attention_scores", layer=layer)
+    only(given, "query", "value", "key", "return_attention_scores", "use_causal_mask", layer=layer)
     query, value = given["query"], given["value"]
     key = value if given.get("key") is None else given["key"]
     config = layer.get_config()
@@ -69,6 +85,8 @@ def _multi_head(graph: Graph, layer: Any, given: Given) -> Written:
     v = _heads(graph, value, layer.value_dense, heads=heads, size=value_dim, name="value", perm=[0, 2, 1, 3])
     q = graph.add("Mul", [q, graph.constant(1.0 / np.sqrt(key_dim), "scale")], q.shape)
     scores = graph.add("MatMul", [q, k], (None, heads, query.shape[1], key.shape[1]))
+    if given.get("use_causal_mask"):
+        scores = _causal(graph, scores)
     weights = graph.add("Softmax", [scores], scores.shape, axis=-1)
     mixed = graph.add("MatMul", [weights, v], (None, heads, query.shape[1], value_dim))
     back = graph.add("Transpose", [mixed], (None, query.shape[1], heads, value_dim), perm=[0, 2, 1, 3])

@@ -16,7 +16,8 @@ from models.export.trace import functional, trace
 # Layers that work along the last axis only: the same whether or not TimeDistributed is wrapped around them.
 _LAST_AXIS = (layers.Dense, layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Softmax, layers.BatchNormalization,
               layers.LayerNormalization, layers.Dropout, layers.GaussianDropout, layers.GaussianNoise, layers.AlphaDropout, layers.Identity,
-              layers.Flatten, layers.Rescaling)  # fmt: skip
+              layers.Flatten, layers.Rescaling, layers.UnitNormalization, layers.RMSNormalization, layers.Normalization,
+              layers.SpectralNormalization, layers.SpatialDropout1D)  # fmt: skip
 
 
 def affine(graph: Graph, x: Value, kernel: Any, bias: Any | None, *, name: str = "") -> Value:
@@ -48,21 +49,6 @@ def _batchnorm(graph: Graph, layer: Any, given: Given) -> Value:
     return graph.add("Add", [scaled, graph.constant(shift, "shift")], x.shape)
 
 
-@writes(layers.LayerNormalization)
-def _layernorm(graph: Graph, layer: Any, given: Given) -> Value:
-    x = given["inputs"]
-    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    if [axis % x.rank for axis in axes] != [x.rank - 1] or getattr(layer, "rms_scaling", False):
-        raise refuse(
-            layer,
-            f"axis = {axes}, rms_scaling = {getattr(layer, 'rms_scaling', False)}",
-            "normalise the last axis, without rms_scaling",
-        )
-    gamma = graph.constant(np.asarray(layer.gamma) if layer.scale else np.ones(x.width), "gamma")
-    beta = graph.constant(np.asarray(layer.beta) if layer.center else np.zeros(x.width), "beta")
-    return graph.add("LayerNormalization", [x, gamma, beta], x.shape, axis=-1, epsilon=float(layer.epsilon))
-
-
 @writes(layers.Normalization)
 def _normalization(graph: Graph, layer: Any, given: Given) -> Value:
     x = given["inputs"]
@@ -82,7 +68,7 @@ def _rescaling(graph: Graph, layer: Any, given: Given) -> Value:
     return graph.add("Add", [scaled, graph.constant(layer.offset, "offset")], x.shape)
 
 
-@writes(layers.Dropout, layers.SpatialDropout1D, layers.GaussianDropout, layers.GaussianNoise, layers.AlphaDropout,
+@writes(layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D, layers.GaussianDropout, layers.GaussianNoise, layers.AlphaDropout,
         layers.ActivityRegularization, layers.Identity)  # fmt: skip
 def _idle(_graph: Graph, _layer: Any, given: Given) -> Value:
     value: Value = given["inputs"]

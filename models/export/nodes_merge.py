@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 from keras import layers
 
 from models.errors import ExportRefused
@@ -76,11 +77,11 @@ def _concatenate(graph: Graph, parts: list[Value], axis: int) -> Value:
 
 @writes(*_OPERATION_NODES)
 def _binary(graph: Graph, operation: Any, given: Given) -> Value:
-    first, second = (_operand(graph, operation, given[name]) for name in ("x1", "x2"))
+    first, second = (operand(graph, operation, given[name]) for name in ("x1", "x2"))
     return graph.add(_OPERATION_NODES[type(operation).__name__], [first, second], broadcast(first.shape, second.shape))
 
 
-def _operand(graph: Graph, operation: Any, part: Any) -> Value:
+def operand(graph: Graph, operation: Any, part: Any) -> Value:
     """A tensor as it is, a number or an array as a constant."""
     if isinstance(part, Value):
         return part
@@ -105,16 +106,18 @@ def _square(graph: Graph, _operation: Any, given: Given) -> Value:
 
 
 @writes("Cast")
-def _cast(_graph: Graph, operation: Any, given: Given) -> Value:
+def _cast(graph: Graph, operation: Any, given: Given) -> Value:
     if operation.dtype not in ("float32", "float16", "bfloat16"):
         raise refuse(operation, f"dtype {operation.dtype}", "the head computes in float32")
-    value: Value = given["x"]
-    return value
+    x = given["x"]
+    if not isinstance(x, Value) or x.dtype == "float32":
+        return operand(graph, operation, x)
+    return graph.add("Cast", [x], x.shape, to=onnx.TensorProto.FLOAT)
 
 
 @writes("Matmul")
 def _matmul(graph: Graph, operation: Any, given: Given) -> Value:
-    first, second = (_operand(graph, operation, given[name]) for name in ("x1", "x2"))
+    first, second = (operand(graph, operation, given[name]) for name in ("x1", "x2"))
     if min(first.rank, second.rank) < 2:
         raise refuse(operation, f"operands of ranks {first.rank} and {second.rank}", "use rank 2 or more")
     lead = broadcast(first.shape[:-2], second.shape[:-2]) if max(first.rank, second.rank) > 2 else ()

@@ -25,7 +25,7 @@ def _max_over_time(graph: Graph, layer: Any, given: Given) -> Value:
 
 def _pool(graph: Graph, layer: Any, given: Given, kind: str) -> Value:
     only(given, "inputs", layer=layer)
-    return _reduce(
+    return reduced(
         graph, given["inputs"], kind, [1 if layer.data_format == "channels_last" else 2], keep=layer.keepdims
     )
 
@@ -36,10 +36,11 @@ def _reduction(graph: Graph, operation: Any, given: Given) -> Value:
     axes = list(range(x.rank)) if axis is None else [axis] if isinstance(axis, int) else list(axis)
     if 0 in [part % x.rank for part in axes]:
         raise refuse(operation, f"axis = {axis}", "reduce time or features: clips of one batch must not meet")
-    return _reduce(graph, x, _REDUCTIONS[type(operation).__name__], axes, keep=operation.keepdims)
+    return reduced(graph, x, _REDUCTIONS[type(operation).__name__], axes, keep=operation.keepdims)
 
 
-def _reduce(graph: Graph, x: Value, kind: str, axes: list[int], *, keep: bool) -> Value:
+def reduced(graph: Graph, x: Value, kind: str, axes: list[int], *, keep: bool) -> Value:
+    """`x` reduced over `axes` by an ONNX operator such as ReduceMean."""
     places = [axis % x.rank for axis in axes]
     shape = [1 if axis in places else size for axis, size in enumerate(x.shape) if keep or axis not in places]
     return graph.add(kind, [x, graph.integers(places, "axes")], shape, keepdims=int(keep))
@@ -128,13 +129,28 @@ def _squeeze(graph: Graph, operation: Any, given: Given) -> Value:
 
 @writes("GetItem")
 def _get_item(graph: Graph, operation: Any, given: Given) -> Value:
-    """`x[:, -1]`, `x[:, 2:]` and the like: whole numbers and slices."""
+    """`x[:, -1]`, `x[:, 2:]`, `x[:, None]` and the like: whole numbers, slices and new axes."""
     x: Value = given["x"]
     key = given["key"]
     parts = list(key) if isinstance(key, (tuple, list)) else [key]
     if Ellipsis in parts:
         place = parts.index(Ellipsis)
-        parts[place : place + 1] = [slice(None)] * (x.rank - len(parts) + 1)
+        named = sum(part is not None for part in parts) - 1
+        parts[place : place + 1] = [slice(None)] * (x.rank - named)
+    parts = [int(part) if isinstance(part, np.integer) else part for part in parts]
+    y = _index(graph, operation, x, [part for part in parts if part is not None])
+    left = [part for part in parts if not isinstance(part, int)]
+    fresh = [place for place, part in enumerate(left) if part is None]  # as in x[:, None]
+    if not fresh:
+        return y
+    shape = list(y.shape)
+    for place in fresh:
+        shape.insert(place, 1)
+    return graph.add("Unsqueeze", [y, graph.integers(fresh, "axes")], shape)
+
+
+def _index(graph: Graph, operation: Any, x: Value, parts: list[Any]) -> Value:
+    """`x` at whole numbers and slices, one for each axis from the first on."""
     drop: list[int] = []
     for axis, part in enumerate(parts):
         if isinstance(part, int):
@@ -150,7 +166,7 @@ def _get_item(graph: Graph, operation: Any, given: Given) -> Value:
                 graph, x, axis, start=part.start or 0, end=_TO_END if part.stop is None else part.stop, step=step
             )
     if 0 in drop:
-        raise refuse(operation, f"index {key!r}", "leave the batch alone")
+        raise refuse(operation, f"index {parts!r}", "leave the batch alone")
     if not drop:
         return x
     return graph.add(

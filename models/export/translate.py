@@ -17,8 +17,9 @@ from onnx import numpy_helper
 from models.errors import ExportRefused
 from models.export.graph import layer_of
 from models.export.nodes import OPSET
+from models.export.reason import reason
 from models.export.rewrite import not_converted, one_value_vectors
-from models.export.trace import Call, Edge, replay
+from models.export.trace import Call, Edge, describe, replay
 
 # While this is set, to anything, tf2onnx does not copy the whole graph before each of its optimizers: a ResNet50 then takes
 # a fraction of the memory, and an optimizer that fails is an error and not a slower graph.
@@ -56,12 +57,12 @@ def translate(
         given, weights = tensors[: len(edges)], tensors[len(edges) :]
         values = {edge: tf.cast(tensor, edge.dtype) for edge, tensor in zip(edges, given, strict=True)}
         with keras.StatelessScope(list(zip(kernels.values(), weights, strict=True))):
-            replay(calls, values, lambda call, args, kwargs: call.operation(*args, **kwargs))
+            replay(calls, values, _serve)
         return {name: values[edge] for name, edge in outputs.items()}
 
     signature = [tf.TensorSpec(entry.shape, entry.dtype, name=entry.name) for entry in inputs.values()]
     signature += [tf.TensorSpec(weight.shape, tf.float32, name=name) for name, weight in kernels.items()]
-    function = tf.function(run)
+    function = tf.function(run, autograph=False)  # which would wrap every exception in one of its own
     before, eagerly = os.environ.get(_CATCH), tf.config.functions_run_eagerly()
     os.environ[_CATCH] = "FALSE"
     # Functions within ours, as of a grouped Conv2D, are then part of it and not calls.
@@ -93,6 +94,18 @@ def translate(
     _refuse_unknown(model.graph, known)
     _pool_channels_first(model.graph)
     return model
+
+
+def _serve(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Apply as in serving: layers that augment pictures take themselves to be training where they are not told otherwise."""
+    if getattr(call.operation, "_call_has_training_arg", False):
+        kwargs = {**kwargs, "training": False}
+    try:
+        return call.operation(*args, **kwargs)
+    except Exception as error:
+        raise ExportRefused(
+            f"{describe(call.operation)} cannot be converted to ONNX ({reason(error)}); replace it with layers of keras.layers"
+        ) from error
 
 
 def _large_kernels(calls: Sequence[Call]) -> dict[str, Any]:

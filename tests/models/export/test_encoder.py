@@ -7,11 +7,13 @@ from typing import Any
 import keras
 import numpy as np
 import onnx
+import openvino
 import pytest
 from keras import layers, ops
 
 from models.errors import ExportRefused
 from models.export.encoder import encoder_onnx
+from models.export.gate import build_gate
 from models.export.half import halve, widen
 from models.export.normalization import Normalization
 from models.export.runtime import Runtime
@@ -163,3 +165,67 @@ def test_a_weight_that_float16_cannot_hold_stays_float32() -> None:
     model.layers[-2].kernel.assign(model.layers[-2].kernel + 1e-6)
     graph = encoder_onnx(model)
     assert halve(graph).graph.initializer == graph.graph.initializer
+
+
+@pytest.mark.filterwarnings("ignore:.*retracing")
+@pytest.mark.parametrize("name", ["hard-swish", "squeeze and excite", "padding before a maximum"])
+def test_blocks_of_known_backbones_are_exported(name: str) -> None:
+    """Of MobileNetV3, of EfficientNet, and of ResNet50V2, whose negative values meet the zeros of the padding."""
+
+    def block(x: Any) -> Any:
+        x = layers.Conv2D(4, 3, use_bias=False)(x / 100)
+        if name == "hard-swish":
+            return layers.Multiply()([x, layers.ReLU(6.0)(x + 3.0) * (1.0 / 6.0)])
+        if name == "padding before a maximum":
+            return layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x - 9.0))
+        gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
+        return layers.Multiply()([x, layers.Conv2D(4, 1, activation="hard_sigmoid")(gate)])
+
+    model = network(before=block)
+    wanted = model(bytes_like().astype(np.float32))
+    np.testing.assert_allclose(Runtime(encoder_onnx(model))(bytes_like())["features"], wanted, atol=1e-5)
+
+
+AUGMENTED: dict[str, Any] = {
+    "augmentation": lambda x: layers.RandomRotation(0.2)(layers.RandomZoom(0.2)(layers.RandomFlip()(x))),
+    "noise and light": lambda x: layers.GaussianNoise(0.5)(layers.RandomContrast(0.2)(layers.RandomBrightness(0.2)(x))),
+    "resizing": layers.Resizing(8, 7),
+    "resizing up": layers.Resizing(15, 20, interpolation="nearest"),
+    "centre crop": layers.CenterCrop(6, 7),
+    "random crop": layers.RandomCrop(6, 6),
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTED)
+def test_preprocessing_inside_the_model_is_that_of_serving(name: str) -> None:
+    """Augmentation is idle, resizing and cropping are part of the graph, and every engine runs it."""
+    model = network(before=lambda x: AUGMENTED[name](layers.Rescaling(1 / 255)(x)))
+    wanted = np.asarray(model(bytes_like().astype(np.float32), training=False))
+    graph = encoder_onnx(model)
+    np.testing.assert_allclose(Runtime(graph)(bytes_like())["features"], wanted, atol=1e-5)
+    core = openvino.Core()
+    compiled = core.compile_model(
+        core.read_model(graph.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    np.testing.assert_allclose(compiled(bytes_like())["features"], wanted, atol=1e-5)
+    pytest.importorskip("tensorrt_rtx")
+    assert build_gate(graph, profile=(2, 4, 8)).plan_bytes > 1000
+
+
+def test_an_exception_of_a_converter_names_the_layer() -> None:
+    class Breaking(layers.Layer):
+        breaks = False
+
+        def call(self, inputs: Any) -> Any:
+            if self.breaks:
+                raise RuntimeError("no such thing")
+            return inputs
+
+    breaking = Breaking(name="breaking")
+    model = network(before=breaking)
+    breaking.breaks = True
+    with pytest.raises(
+        ExportRefused,
+        match=r"layer 'breaking' \(Breaking\) cannot be converted to ONNX \(RuntimeError: no such thing\)",
+    ):
+        encoder_onnx(model)

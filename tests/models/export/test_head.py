@@ -382,10 +382,10 @@ REFUSED: dict[str, tuple[Build, str]] = {
         lambda x: Doubled(4, name="twice")(x),
         r"layer 'twice' \(Doubled\) cannot be written",
     ),
-    "an unknown operation": (lambda x: ops.sin(x), r"operation 'sin\w*' \(Sin\) cannot be written.*Add"),
-    "a causal mask": (
-        lambda x: layers.MultiHeadAttention(2, 4, name="causal")(x, x, use_causal_mask=True),
-        r"layer 'causal' \(MultiHeadAttention\) is called with use_causal_mask",
+    "an unknown operation": (lambda x: ops.arctan(x), r"operation 'arctan\w*' \(Arctan\) cannot be written.*Add"),
+    "a mask of attention": (
+        lambda x: layers.MultiHeadAttention(2, 4, name="seen")(x, x, attention_mask=np.ones((1, 1, 1), bool)),
+        r"layer 'seen' \(MultiHeadAttention\) is called with attention_mask",
     ),
     "clips that meet": (lambda x: x - ops.mean(x, axis=0, keepdims=True), r"clips of one batch must not meet"),
     "a lambda": (lambda x: layers.Lambda(lambda y: y, name="code")(x), r"layer 'code' \(Lambda\) cannot be written"),
