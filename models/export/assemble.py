@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import keras
 import onnx
@@ -25,10 +26,18 @@ from models.export.unroll import unrolled, unrolls
 Shape = Sequence[str | int]
 
 
-def assemble(model: keras.Model, *, name: str, entry: tuple[str, Shape], gives: Mapping[str, Shape]) -> onnx.ModelProto:
-    """`entry` (name and shape) uint8 → `gives` float32, axes by name where they are dynamic; raises ExportRefused by layer.
+def assemble(
+    model: keras.Model,
+    *,
+    name: str,
+    entry: tuple[str, Shape],
+    gives: Mapping[str, Shape],
+    dtype: Literal["uint8", "float32"] = "uint8",
+) -> onnx.ModelProto:
+    """`entry` (name and shape) of `dtype` → `gives` float32, axes by name where they are dynamic; raises ExportRefused by layer.
 
-    `model` takes the same values as float32, and has one output or a dict of them.
+    `model` takes the same values as float32, and has one output or a dict of them. Of features, float32, every layer that can be
+    is written: there is no CNN to be optimized as a whole.
     """
     import onnxslim  # noqa: PLC0415 -- takes a second to import, and only an export needs it
 
@@ -36,13 +45,13 @@ def assemble(model: keras.Model, *, name: str, entry: tuple[str, Shape], gives: 
     known = {call.operation.name for call in flat.calls if call.is_layer}
     names = sorted(model.output) if isinstance(model.output, dict) else list(gives)
     outputs = dict(zip(names, flat.outputs, strict=True))
-    after = _after_recurrence(flat)
+    after = _after_recurrence(flat) if dtype == "uint8" else flat.calls
     body = tuple(call for call in flat.calls if call not in after)
-    bytes_in = Entry(entry[0], tuple(None if isinstance(size, str) else size for size in entry[1]), "uint8")
+    given = Entry(entry[0], tuple(None if isinstance(size, str) else size for size in entry[1]), dtype)
     if after:
-        proto = _Assembly(flat, bytes_in, known).run(body, after, outputs, gives)
+        proto = _Assembly(flat, given, known).run(body, after, outputs, gives)
     else:
-        proto = translate(body, inputs={flat.inputs[0]: bytes_in}, outputs=outputs, known=known)
+        proto = translate(body, inputs={flat.inputs[0]: given}, outputs=outputs, known=known)
     proto = onnxslim.slim(proto)
     _stamp(proto, name, {**gives, entry[0]: entry[1]}, order=list(gives))
     rename(proto, layers=known)
@@ -80,7 +89,9 @@ class _Assembly:
     ) -> onnx.ModelProto:
         register_writers()
         source = self.flat.inputs[0]
-        if any(source in call.inputs for call in after):
+        if self.entry.dtype == "float32":
+            self.values[source] = Value(self.entry.name, source.shape)
+        elif any(source in call.inputs for call in after):
             cast = self.graph.add("Cast", [self.entry.name], source.shape, to=onnx.TensorProto.FLOAT)
             self.values[source] = cast
         self._translate(body)
@@ -103,7 +114,11 @@ class _Assembly:
         proto = helper.make_graph(
             self.graph.nodes,
             "parts",
-            [helper.make_tensor_value_info(self.entry.name, kind.UINT8, self.entry.shape)],
+            [
+                helper.make_tensor_value_info(
+                    self.entry.name, kind.UINT8 if self.entry.dtype == "uint8" else kind.FLOAT, self.entry.shape
+                )
+            ],
             [helper.make_tensor_value_info(name, kind.FLOAT, shape) for name, shape in gives.items()],
             self.graph.initializers,
         )

@@ -12,7 +12,7 @@ from models.export.encoder import encoder_onnx
 from models.export.fold import fold_batchnorm, round_half
 from models.export.golden import synthetic_answers
 from models.export.half import halve
-from models.export.head import head_onnx
+from models.export.head_graph import head_graph
 from models.export.networks import Activation, Networks, Weights
 from models.export.normalization import Normalization
 from models.export.outputs import Steps
@@ -46,7 +46,7 @@ def split_networks(
     lengths = sorted({split.static_frames or 1, split.static_frames or min(frames, 3)})
     own = compare_split(model, split, reference, normalization=normalization, lengths=lengths, seed=seed)
     rounding = _round(reference, frames=lengths[-1], seed=seed) if weights == "float16" else None
-    encoder, head = encoder_onnx(reference.encoder), head_onnx(reference.head)
+    encoder, head = encoder_onnx(reference.encoder), head_graph(reference.head)
     if weights == "float16":
         encoder, head = halve(encoder), halve(head)
     parity = compare_graphs(reference, encoder, head, static_frames=split.static_frames, seed=seed)
