@@ -2,8 +2,8 @@
 
 # Note [Clip networks in float32]
 Under int8 what is not INT8 in a clip network runs in float32, for two reasons. It holds what a head holds, LSTMs and
-ConvLSTMs, whose states would be rounded at every step: in bf16 probabilities moved by up to 0.018 more, for 0 to 25 % of the
-time. And on CPUs with AMX, OpenVINO 2026.4 gives wrong numbers for a 3D convolution in bf16 or int8 that pads the time of a clip
+ConvLSTMs, whose states would be rounded at every step: in bf16 probabilities moved by up to 0.018 for 0 (CNN and LSTM), 15
+(C3D) and 42 % (ConvLSTM) of the time. And on CPUs with AMX, OpenVINO 2026.4 gives wrong numbers for a 3D convolution in bf16 or int8 that pads the time of a clip
 of one frame, where its input channels are no multiple of 4, as colours are. Golden clips have more frames than one, so such a
 clip is tried beside the float network when the engine is opened.
 """
