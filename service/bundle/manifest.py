@@ -219,9 +219,14 @@ class Manifest(Frozen):
     @property
     def tells_places(self) -> bool:
         """Whether `positions` cannot be frames: their number is fixed, and that of the frames is not."""
-        last = self.artifacts[self.network.stages[-1]]
-        counts = [tensor.shape[1] for tensor in last.outputs if tensor.name == "positions"]
-        return any(isinstance(count, int) for count in counts) and not isinstance(last.inputs[0].shape[1], int)
+        last = self.network.stages[-1]
+        counts = [tensor.shape[1] for tensor in self.artifacts[last].outputs if tensor.name == "positions"]
+        return any(isinstance(count, int) for count in counts) and not isinstance(self._length(last), int)
+
+    def _length(self, stage: Stage) -> int | str | None:
+        """The axis of time of what goes in; None of an encoder, whose rows are frames."""
+        inputs = self.artifacts[stage].inputs
+        return inputs[0].shape[1] if stage != "encoder" and inputs and len(inputs[0].shape) > 1 else None
 
     @model_validator(mode="after")
     def _artifacts_fit_the_network(self) -> Self:
@@ -232,6 +237,12 @@ class Manifest(Frozen):
             raise ValueError(
                 f"a {self.network.kind} bundle holds {sorted(allowed)}; missing {sorted(missing)}, foreign {sorted(foreign)}"
             )
+        for stage in self.network.stages:
+            length = self._length(stage)
+            if isinstance(length, int) and length != self.network.static_frames:
+                raise ValueError(
+                    f"{self.artifacts[stage].file} takes {length} frames and no other number, network.static_frames says {self.network.static_frames}"
+                )
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels repeat; each class needs a name of its own")
         return self

@@ -13,6 +13,7 @@ import pytest
 from service.bundle.manifest import Input
 from service.bundle.store import Bundle, find_bundles, open_bundle, rewrite_bundle
 from service.errors import BundleError
+from tests.clip_bundle import make_clip_bundle
 
 
 @pytest.fixture
@@ -137,3 +138,15 @@ def test_another_programs_manifest_does_not_make_a_folder_a_bundle(
     with pytest.raises(BundleError, match="exists and is no bundle"):
         make_bundle(tmp_path / "app")
     assert (tmp_path / "app" / "manifest.json").read_text() == '{"name": "a web app"}'
+
+
+def test_a_network_of_fixed_length_is_not_passed_off_as_one_of_any(tmp_path: Path) -> None:
+    made = make_clip_bundle(tmp_path / "motion", frames=6)
+    edit(made.path, lambda manifest: manifest["network"].pop("static_frames"))
+    with pytest.raises(
+        BundleError, match=r"clip\.onnx takes 6 frames and no other number, network\.static_frames says None"
+    ):
+        open_bundle(made.path)
+    edit(made.path, lambda manifest: manifest["network"].update(static_frames=4))
+    with pytest.raises(BundleError, match=r"network\.static_frames says 4"):
+        open_bundle(made.path)
