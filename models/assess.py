@@ -9,6 +9,7 @@ from pathlib import Path
 from models import latency
 from models.accept import Verdict, accept
 from models.dataset import Dataset
+from models.errors import DataError
 from models.judge import Judged, Runner, judge, runners_of
 from models.metrics import agreement, figures
 from models.report import Report, confusion_entry, confusion_png, markdown
@@ -33,6 +34,7 @@ def assess(
     Figures of other engines, precisions and splits stay beside the new ones. Raises DataError, EngineError or BundleError;
     the bundle is then as it was.
     """
+    one_class_each(bundle)
     runners = runners or runners_of(bundle)
     splits = {split, "val"} if len(runners) > 1 else {split}
     samples = [sample for sample in dataset.samples if sample.split in splits]
@@ -46,6 +48,15 @@ def assess(
     report = read_report(bundle)
     report |= _titled(bundle) | {"latency": _latency(bundle, runners, report)}
     return _write(bundle, judged, report, split=split, verdict=verdict, command=command)
+
+
+def one_class_each(bundle: Bundle) -> None:
+    """Raise DataError for a multi-label bundle: a data set names one class of each clip."""
+    if bundle.manifest.network.multi_label:
+        raise DataError(
+            f"bundle {bundle.manifest.name} is multi-label, and a data set names one class of each clip: its other labels would count as wrong; "
+            "leave --data away: the report then says for how many labels of the calibration clips INT8 answers as float does"
+        )
 
 
 def time_only(bundle: Bundle, *, runs: int = 5, command: str | None = None) -> tuple[Bundle, Report]:

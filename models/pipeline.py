@@ -15,7 +15,7 @@ from pathlib import Path
 
 import onnx
 
-from models.assess import assess, note, time_only
+from models.assess import assess, note, one_class_each, time_only
 from models.calibration import CalibrationFrames, from_dataset
 from models.dataset import Dataset
 from models.errors import QuantizationRefused
@@ -84,6 +84,8 @@ def quantize_judged(
     With `dataset` it is judged first, and left as it was where INT8 loses too much; without, its engines are timed. Where nothing in the
     network is meant for INT8, the bundle stays in float, and the report says why.
     """
+    if dataset is not None:
+        one_class_each(bundle)
     staging = bundle.path.with_name(f".{bundle.path.name}.int8")
     try:
         if _suits_int8(bundle):

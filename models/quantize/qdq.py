@@ -86,6 +86,7 @@ def quantize_network(model: onnx.ModelProto, *, rows: NDArray[np.uint8], skip: S
             },
         )
         quantized = onnx.load(target)
+    _free_floats(quantized.graph, int8=frozenset(chosen))
     _free_main_branches(quantized.graph)
     _prune(quantized.graph)
     del quantized.graph.value_info[:]
@@ -144,6 +145,14 @@ def _four_channels(graph: onnx.GraphProto, chosen: Sequence[str]) -> None:
 
 def _fits(name: str, wanted: str) -> bool:
     return name == wanted or name.rpartition("/")[0] == wanted or fnmatchcase(name, wanted)
+
+
+def _free_floats(graph: onnx.GraphProto, *, int8: frozenset[str]) -> None:
+    """Let what stays float read float, where another node reads the same tensor in 8 bits: half a convolution is none."""
+    made = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type in _KINDS and node.name not in int8:
+            node.input[:] = [_before_pair(name, made) for name in node.input]
 
 
 def _free_main_branches(graph: onnx.GraphProto) -> None:

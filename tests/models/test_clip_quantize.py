@@ -9,18 +9,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from models.assess import assess, time_only
 from models.calibration import CalibrationFrames, from_dataset
 from models.dataset import Dataset
-from models.errors import ExportRefused
+from models.errors import DataError, ExportRefused
+from models.export.artifact import artifact
 from models.export.runtime import Runtime
 from models.judge import runners_of
 from models.pipeline import quantize_judged
 from models.quantize import CalibrationData, assert_legal, quantize_bundle, quantize_network
 from models.quantize.measure import OpenVino
 from service.bundle.manifest import Network
-from service.bundle.store import Bundle, open_bundle
+from service.bundle.store import Bundle, open_bundle, rewrite_bundle
 from service.engine.base import Place
 from service.engine.select import open_engine
 from tests.clip_bundle import LABELS, SIDE, make_clip_bundle
@@ -160,6 +162,23 @@ def test_of_many_labels_each_is_compared(tmp_path: Path) -> None:
     assert "Same answer for 100.0% of the labels" in (bundle.path / "report.md").read_text()
 
 
+def test_a_multi_label_bundle_is_not_judged_on_clips_of_one_class_and_stays_as_it_was(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    bundle = make_clip_bundle(tmp_path / "motion", network=Network(kind="clip", attention=True, multi_label=True))
+    before = {file.name: file.read_bytes() for file in bundle.path.iterdir()}
+    with pytest.raises(
+        DataError, match=r"motion is multi-label, and a data set names one class of each clip.*leave --data"
+    ):
+        assess(bundle, dataset)
+    found = from_dataset(dataset, bundle.manifest)
+    with pytest.raises(DataError, match="motion is multi-label"):
+        quantize_judged(
+            bundle, calibration=found, dataset=dataset, split="test", max_drop=0.01, force=False, command=""
+        )
+    assert {file.name: file.read_bytes() for file in bundle.path.iterdir()} == before
+
+
 def test_without_labels_the_report_still_says_how_fast_and_how_alike(quantized: Bundle) -> None:
     found = CalibrationFrames(np.concatenate(list(clips(12, frames=4).values())), 4, SOURCE)
     bundle, report = quantize_judged(
@@ -172,12 +191,38 @@ def test_without_labels_the_report_still_says_how_fast_and_how_alike(quantized: 
     assert "`marey-build …`" in text
 
 
-def test_a_network_without_anything_for_int8_is_packed_in_float_and_the_report_says_so(tmp_path: Path) -> None:
+def test_a_network_without_anything_for_int8_stays_in_float_and_the_report_says_so(tmp_path: Path) -> None:
     bundle = make_clip_bundle(tmp_path / "motion")
     model = onnx.load(bundle.file("clip"))
+    rows = np.stack(list(clips(8, frames=4).values()))
     with pytest.raises(ExportRefused, match="all 1 nodes that could be INT8 are skipped"):
-        quantize_network(model, rows=np.zeros((4, 4, SIDE, SIDE, 3), np.uint8), skip=["*"])
-    node = next(node for node in model.graph.node if node.op_type == "Conv")
-    node.op_type = "ConvTranspose"  # the nearest that INT8 is not meant for
-    with pytest.raises(ExportRefused, match="nothing in the network is meant for INT8.*serve it in float"):
-        quantize_network(model, rows=np.zeros((4, 4, SIDE, SIDE, 3), np.uint8))
+        quantize_network(model, rows=rows, skip=["*"])
+    rewritten = transposed(bundle)
+    with pytest.raises(ExportRefused, match=r"nothing in the network is meant for INT8.*serve it in float"):
+        quantize_network(onnx.load(rewritten.file("clip")), rows=rows)
+    changed, report = quantize_judged(
+        rewritten,
+        calibration=CalibrationFrames(rows.reshape(-1, SIDE, SIDE, 3), 4, SOURCE),
+        dataset=None,
+        split="test",
+        max_drop=0.01,
+        force=False,
+        command="",
+    )
+    assert set(changed.manifest.artifacts) == {"clip"}
+    assert [row["precision"] for row in report["latency"]] == ["fp32"]
+    assert "No INT8: nothing in the network is meant for INT8" in (changed.path / "report.md").read_text()
+
+
+def transposed(bundle: Bundle) -> Bundle:
+    """The bundle with its convolution written as a transposed one, which INT8 is not meant for: at stride 1 the same with its kernel turned."""
+    model = onnx.load(bundle.file("clip"))
+    convolution = next(node for node in model.graph.node if node.op_type == "Conv")
+    convolution.op_type = "ConvTranspose"
+    kernel = next(tensor for tensor in model.graph.initializer if tensor.name == convolution.input[1])
+    turned = np.flip(numpy_helper.to_array(kernel), (2, 3, 4)).swapaxes(0, 1)
+    kernel.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(turned), kernel.name))
+    data = model.SerializeToString()
+    entry = artifact(data, "clip.onnx", precision="fp32", weights="float32")
+    manifest = bundle.manifest.model_copy(update={"artifacts": {"clip": entry}})
+    return rewrite_bundle(bundle, manifest, {"clip.onnx": data})

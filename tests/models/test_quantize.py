@@ -113,6 +113,24 @@ def test_a_skipped_node_stays_float(foreign_bundle: Bundle, calibration_frames: 
     assert set(kinds.values()) == {"DequantizeLinear"}
 
 
+@pytest.mark.parametrize(
+    ("skip", "floats"),
+    [
+        ("block_1_expand", {"block_1_expand/Conv"}),
+        ("block_16*", {f"block_16_{part}/Conv" for part in ("expand", "depthwise", "project")}),
+        ("*_expand/Conv", {f"block_{number}_expand/Conv" for number in range(1, 17)}),
+    ],
+)
+def test_a_layer_or_a_pattern_skips_its_nodes(
+    foreign_bundle: Bundle, calibration_frames: np.ndarray, skip: str, floats: set[str]
+) -> None:
+    model = onnx.load(foreign_bundle.file("encoder"))
+    quantized = quantize_network(model, rows=calibration_frames[:8], skip=(skip,))
+    made = {output: node.op_type for node in quantized.graph.node for output in node.output}
+    convolutions = [node for node in quantized.graph.node if node.op_type == "Conv"]
+    assert {node.name for node in convolutions if made.get(node.input[1]) != "DequantizeLinear"} == floats
+
+
 def test_a_node_to_skip_that_does_not_exist_is_named(foreign_bundle: Bundle, calibration_frames: np.ndarray) -> None:
     with pytest.raises(ExportRefused, match=r"no node 'stem/Conv' to skip; nodes are named layer/Kind"):
         quantize_network(onnx.load(foreign_bundle.file("encoder")), rows=calibration_frames, skip=("stem/Conv",))
