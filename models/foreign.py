@@ -18,7 +18,8 @@ from models.files.model_code import ModelCode
 from models.provenance import file_sha256, packages
 from models.readings.ask import normalization_of
 from models.readings.flags import Reading, input_of, sampling_of
-from models.readings.subject import KerasSubject, OnnxSubject, Subject, check_labels
+from models.readings.onnx_subject import OnnxSubject
+from models.readings.subject import KerasSubject, Subject, check_labels
 from service.bundle.manifest import Input, Provenance, Sampling
 from service.bundle.store import Bundle, sha256
 
@@ -46,7 +47,12 @@ class Source:
     def open(self) -> Subject:
         """The model itself. Raises ExportRefused."""
         if self.onnx is not None:
-            return OnnxSubject(OnnxFile.read(self.onnx), None if self.head is None else OnnxFile.read(self.head))
+            file, head = OnnxFile.read(self.onnx), None if self.head is None else OnnxFile.read(self.head)
+            if file.layout is None:
+                raise ExportRefused(
+                    f"{self.onnx} takes features and no pixels; give the CNN with --from-onnx and this with --head"
+                )
+            return OnnxSubject(file, head)
         if self.model is not None:
             return KerasSubject(load_keras(self.model, code=self.code, trust=self.trust))
         assert self.encoder is not None

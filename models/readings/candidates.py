@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,34 +11,33 @@ from numpy.typing import NDArray
 from models.export.normalization import Channels, Normalization
 from models.readings.activations import Seen
 
-Ask = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # clips [B, T, H, W, C] as fed → probabilities [B, K]
-Look = Callable[[NDArray[np.float32]], Seen | None]  # … → what its first BatchNormalization sees
+Look = Callable[
+    [NDArray[np.float32]], Seen | None
+]  # clips [1, T, H, W, C] as fed → what the first BatchNormalization sees
 _COLOR = ("0/255", "tf", "none", "torch", "caffe")  # from the most common on
 _GRAY = ("0/255", "tf", "none")
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One reading, tried. `answers` `[n, K]` to each sample clip; `distance` from training, where a BatchNormalization tells."""
+    """One reading. `distance`: from what a BatchNormalization, named `judge`, saw in training; None where there is none to tell."""
 
     preprocess: str
     color: Channels
-    answers: NDArray[np.float32]
-    distance: float | None
-    judge: str | None  # the name of that BatchNormalization
+    distance: float | None = None
+    judge: str | None = None
 
     @property
     def flags(self) -> str:
         return f"--preprocess {self.preprocess} --color {self.color}"
 
+    @property
+    def normalization(self) -> Normalization:
+        return Normalization.parse(self.preprocess, color=self.color)
+
 
 def candidates(
-    clips: Sequence[NDArray[np.uint8]],
-    *,
-    ask: Ask,
-    look: Look,
-    color: Channels | None,
-    expected: str | None,
+    clips: Sequence[NDArray[np.uint8]], *, look: Look, color: Channels | None, expected: str | None
 ) -> list[Candidate]:
     """Every reading tried on `clips` `[T, H, W, C]`, the likeliest first.
 
@@ -46,10 +45,9 @@ def candidates(
     tells it stands first, and the order is that of custom.
     """
     gray = clips[0].shape[-1] == 1
-    names = _GRAY if gray else _COLOR
-    ordered = sorted(names, key=lambda name: name != expected)
+    ordered = sorted(_GRAY if gray else _COLOR, key=lambda name: name != expected)
     found = [
-        _try(name, each, clips, ask=ask, look=look) for name in ordered for each in _colors(name, color, gray=gray)
+        _try(Candidate(name, each), clips, look=look) for name in ordered for each in _colors(name, color, gray=gray)
     ]
     if all(each.distance is not None for each in found):
         return sorted(found, key=lambda each: each.distance or 0.0)
@@ -65,14 +63,12 @@ def _colors(preprocess: str, color: Channels | None, *, gray: bool) -> tuple[Cha
     return ("rgb", "bgr") if color is None else (color,)
 
 
-def _try(preprocess: str, color: Channels, clips: Sequence[NDArray[np.uint8]], *, ask: Ask, look: Look) -> Candidate:
-    normalization = Normalization.parse(preprocess, color=color)
-    fed = [normalization.apply(clip) for clip in clips]
-    answers = np.concatenate([ask(clip[None]) for clip in fed])
-    seen = [each for each in (look(clip[None]) for clip in fed) if each is not None]
-    if not seen:
-        return Candidate(preprocess, color, answers, None, None)
-    return Candidate(preprocess, color, answers, _joined(seen).distance, seen[0].name)
+def _try(candidate: Candidate, clips: Sequence[NDArray[np.uint8]], *, look: Look) -> Candidate:
+    seen = [look(candidate.normalization.apply(clip)[None]) for clip in clips]
+    known = [each for each in seen if each is not None]
+    if not known:
+        return candidate
+    return replace(candidate, distance=_joined(known).distance, judge=known[0].name)
 
 
 def _joined(parts: Sequence[Seen]) -> Seen:

@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import ExportRefused
-from models.export.from_onnx import OnnxFile
-from models.export.from_onnx.file import TURN, Original
 from models.export.networks import Activation
 from models.export.trace import functional
 from models.readings.activations import Seen, seen_by_first_batchnorm
 from models.readings.family import Family, family_of
-from models.readings.said import scaling_in, scaling_in_graph
+from models.readings.said import scaling_in
 
 Pixels = NDArray[np.float32]
 
@@ -64,6 +62,10 @@ class KerasSubject:
     model: keras.Model
 
     def __post_init__(self) -> None:
+        if len(self._shape) == 3:
+            raise ExportRefused(
+                f"the model takes {list(self._shape)}, features and no pixels; give it with --head, and the CNN that makes them with --encoder"
+            )
         if len(self._shape) not in (4, 5):
             raise ExportRefused(
                 f"the model takes {list(self._shape)}; Marey takes one input: clips [B, T, H, W, C] or images [B, H, W, C]"
@@ -115,54 +117,6 @@ class KerasSubject:
         given = [present if len(tensor.shape) == 2 else fed for tensor in graph.inputs]
         answers = self.model(keras.tree.pack_sequence_as(graph.input, given), training=False)
         return [np.asarray(each, np.float32) for each in keras.tree.flatten(answers)]
-
-
-@dataclass(frozen=True, slots=True)
-class OnnxSubject:
-    """A user's ONNX graph, or an encoder and the head over its features."""
-
-    file: OnnxFile
-    head: OnnxFile | None = None
-
-    @property
-    def frames(self) -> int | None:
-        return self.file.frames if self.head is None else self.head.shape[1]
-
-    @property
-    def frame_shape(self) -> tuple[int | None, int | None, int | None]:
-        return self.file.frame_shape
-
-    @property
-    def scaled_in(self) -> str | None:
-        return scaling_in_graph(self.file.model.graph)
-
-    @property
-    def family(self) -> Family | None:
-        return None
-
-    @property
-    def outputs(self) -> tuple[int | None, ...]:
-        graph = (self.head or self.file).model.graph
-        last = [value.type.tensor_type.shape.dim[-1:] for value in graph.output]
-        return tuple(dims[0].dim_value or None if dims else None for dims in last)
-
-    def ask(self, fed: Pixels) -> list[NDArray[np.float32]]:
-        batch, length = fed.shape[:2]
-        assert self.file.layout is not None
-        clips = fed if self.file.takes_clips else fed.reshape(-1, *fed.shape[2:])
-        rows = list(Original(self.file)(np.ascontiguousarray(clips.transpose(TURN[self.file.layout]))).values())
-        if self.head is not None:
-            return list(Original(self.head)(rows[0].reshape(batch, length, -1)).values())
-        return (
-            rows
-            if self.file.takes_clips
-            else [each.reshape(batch, length, *each.shape[1:]).mean(axis=1) for each in rows]
-        )
-
-    def look(self, fed: Pixels) -> Seen | None:
-        """None: exporters to ONNX fold BatchNormalization away."""
-        del fed
-        return None
 
 
 def check_labels(subject: Subject, labels: Sequence[str]) -> None:

@@ -5,40 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.readings.candidates import Candidate
 from models.readings.family import Family
 
-SHOWN = 3
 _TOP = 3
 _ALIKE = 0.1  # of the distance: readings nearer to each other than this cannot be told apart
 
 
-def table(found: Sequence[Candidate], *, clip: str, count: int, labels: Sequence[str], family: Family | None) -> str:
-    """The first three of `found`, with the answers to the clip named `clip`, and what the order is worth. `count`: clips tried."""
-    shown = found[:SHOWN]
+def table(
+    found: Sequence[Candidate],
+    rows: Sequence[NDArray[np.float32]],
+    *,
+    clip: str,
+    count: int,
+    labels: Sequence[str],
+    family: Family | None,
+) -> str:
+    """The likeliest of `found` with `rows`, the model's answers `[K]` to the clip named `clip`, and what the order is worth.
+
+    `count`: how many clips the statistics are of.
+    """
+    shown = found[: len(rows)]
     width = max(len(each.flags) for each in shown)
-    heading = f"the likeliest readings, and what the model says under each of {clip} (how well it fits: {count} clip{'s' * (count > 1)} tried)"
-    lines = [f"{heading}:"]
-    lines += [f"  {each.flags:<{width}}  {_fit(each)}  {_top(each, labels)}" for each in shown]
-    return "\n".join([*lines, _hint(found, family)])
+    lines = [f"the likeliest readings, and what the model says to {clip} under each:"]
+    for each, row in zip(shown, rows, strict=True):
+        off = "" if each.distance is None else f"off by {each.distance:<6.2f}  "
+        best = ", ".join(f"{labels[index]} {row[index]:.2f}" for index in np.argsort(-row)[:_TOP])
+        lines.append(f"  {each.flags:<{width}}  {off}{best}")
+    return "\n".join([*lines, _worth(found, count, family)])
 
 
-def _fit(each: Candidate) -> str:
-    return (
-        f"off by {each.distance:<6.2f}"
-        if each.distance is not None
-        else f"sure to {each.answers.max(axis=-1).mean():4.0%}"
-    )
-
-
-def _top(each: Candidate, labels: Sequence[str]) -> str:
-    row = each.answers[0]
-    order = np.argsort(-row)[:_TOP]
-    return ", ".join(f"{labels[index]} {row[index]:.2f}" for index in order)
-
-
-def _hint(found: Sequence[Candidate], family: Family | None) -> str:
+def _worth(found: Sequence[Candidate], count: int, family: Family | None) -> str:
     best, other = found[0], found[1]
     named = (
         f"; the layers are those of {family.name} of keras.applications, which takes --preprocess {family.preprocess}"
@@ -47,7 +46,10 @@ def _hint(found: Sequence[Candidate], family: Family | None) -> str:
     )
     if best.distance is None or other.distance is None:
         return f"no BatchNormalization tells which is right: the order is the customary one and the answers must decide{named}"
-    told = f"off: how far activations are from the running mean and variance of {best.judge!r}, 0 as in training"
+    told = (
+        f"off: how far the activations of {count} clip{'s' * (count > 1)} are from the running mean and variance of {best.judge!r}, "
+        "0 as in training"
+    )
     if other.distance - best.distance < _ALIKE * other.distance:
-        told += f"; the first two fit alike ({best.distance:.3f} and {other.distance:.3f}), look at how training read its pictures"
+        told += f"; the first two fit alike ({best.distance:.3f} and {other.distance:.3f}): look at how training read its pictures"
     return told + named

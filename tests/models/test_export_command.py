@@ -1,0 +1,257 @@
+"""`marey-build export` on whatever a user brings: one file or two, Keras or ONNX, with and without code; exit codes and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from keras import layers
+
+from models.cli import main
+from models.export.runtime import Runtime
+from service.bundle.store import Bundle, open_bundle
+
+LABELS = ("ape", "bee", "cat")
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with calibration pictures and labels."""
+    root = tmp_path_factory.mktemp("given")
+    (root / "pictures").mkdir()
+    random = np.random.default_rng(0)
+    for number in range(40):
+        picture = cv2.resize(random.integers(0, 256, (4, 4, 3), np.uint8), (24, 20), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(root / "pictures" / f"{number:02d}.png"), picture)
+    (root / "labels.txt").write_text("\n".join(LABELS) + "\n")
+    return root
+
+
+def export(given: Path, out: Path, *arguments: object, code: int = 0, labels: str = "labels.txt") -> Result:
+    common = ("--calibration", given / "pictures", "--labels", given / labels, "--out", out)
+    result = CliRunner().invoke(main, ["export", *map(str, (*arguments, *common))])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    if code:
+        assert not out.exists()
+    return result
+
+
+def cnn(size: int | None = 16, channels: int = 3) -> keras.Model:
+    """Single frames to features."""
+    frame = keras.Input((size, size, channels))
+    x = layers.Conv2D(6, 3, strides=2, activation="relu", name="conv")(frame)
+    return keras.Model(frame, layers.GlobalAveragePooling2D()(x))
+
+
+def images(size: int | None = 16, *, channels: int = 3, activation: str | None = "softmax") -> keras.Model:
+    keras.utils.set_random_seed(1)
+    frames = cnn(size, channels)
+    dense = layers.Dense(
+        3, activation=activation, name="classes", kernel_initializer=keras.initializers.RandomNormal(0, 3)
+    )
+    return keras.Model(frames.input, dense(frames.output))
+
+
+def answers(bundle: Bundle, clips: np.ndarray) -> np.ndarray:
+    encoder, head = (Runtime(bundle.file(role).read_bytes()) for role in ("encoder", "head"))
+    features = encoder(clips.reshape(-1, *clips.shape[2:]))["features"]
+    return head(features.reshape(*clips.shape[:2], -1))["probabilities"]
+
+
+def clips_of(model_frames: int = 5) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, (2, model_frames, 16, 16, 3), np.uint8)
+
+
+def test_a_model_of_any_size_takes_the_size_that_is_said_and_the_line_tells_how_frames_reach_it(
+    given: Path, tmp_path: Path
+) -> None:
+    model = images(None)
+    model.save(tmp_path / "any.keras")
+    arguments = (tmp_path / "any.keras", "--preprocess", "0/255", "--color", "bgr")
+    assert "frames of any size (?×?)" in export(given, tmp_path / "out", *arguments, code=1).stderr
+    result = export(given, tmp_path / "out", *arguments, "--size", "16x16", "--json")
+    assert "frames: 16 frames over the whole clip; 16×16 by squash; BGR; (RGB → BGR, x − [0]) / [255]" in result.stderr
+    bundle = open_bundle(tmp_path / "out")
+    pixels = clips_of()
+    wanted = np.asarray(model(pixels.reshape(-1, 16, 16, 3)[..., ::-1].astype(np.float32) / 255)).reshape(2, 5, 3)
+    np.testing.assert_allclose(answers(bundle, pixels), wanted.mean(axis=1), atol=1e-5)
+    assert bundle.manifest.provenance.source_sha256 is not None
+
+
+def test_a_model_of_one_channel_is_grey_without_a_question(given: Path, tmp_path: Path) -> None:
+    images(channels=1).save(tmp_path / "grey.keras")
+    export(given, tmp_path / "out", tmp_path / "grey.keras", "--preprocess", "tf")
+    assert open_bundle(tmp_path / "out").manifest.input.color == "gray"
+
+
+def test_a_model_of_fixed_length_sets_its_frames_and_says_so(given: Path, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(1)
+    clips = keras.Input((6, 16, 16, 3))
+    x = layers.TimeDistributed(cnn())(layers.Rescaling(1 / 255, name="to_unit")(clips))
+    keras.Model(clips, layers.Dense(3, activation="softmax")(layers.LSTM(4)(x))).save(tmp_path / "six.keras")
+    assert (
+        "--frames 8: the model takes 6 frames"
+        in export(given, tmp_path / "out", tmp_path / "six.keras", "--frames", 8, code=1).stderr
+    )
+    result = export(given, tmp_path / "out", tmp_path / "six.keras")
+    assert (
+        "frames: 6 frames over the whole clip, the number that the model takes; a shorter clip's are repeated"
+        in result.stderr
+    )
+    assert "scaled by 'to_unit' inside the model" in result.stderr
+    sampling = open_bundle(tmp_path / "out").manifest.sampling
+    assert (sampling.frames, sampling.short_clip) == (6, "repeat")
+
+
+def test_what_is_wrong_with_the_labels_is_said_before_any_reading_is_tried(given: Path, tmp_path: Path) -> None:
+    images().save(tmp_path / "m.keras")
+    for name, text, saying in (
+        ("two.txt", "a\nb\n", "tells 3 classes apart, 2 labels"),
+        ("twice.txt", "a\nb\na\n", "names 'a' twice"),
+        ("one.txt", "a\n", "at least 2 are needed"),
+        ("absent.txt", None, "cannot be read as labels"),
+    ):
+        if text is not None:
+            (given / name).write_text(text)
+        error = export(given, tmp_path / "out", tmp_path / "m.keras", code=1, labels=name).stderr
+        assert saying in error
+        assert "--preprocess" not in error
+
+
+def test_without_the_flag_the_readings_are_shown_and_nothing_is_written(given: Path, tmp_path: Path) -> None:
+    images().save(tmp_path / "m.keras")
+    lines = export(given, tmp_path / "out", tmp_path / "m.keras", code=1).stderr.splitlines()
+    assert lines[0].startswith("error: the model has no Rescaling")
+    assert [line.split("  ")[1] for line in lines[2:5]] == [
+        f"--preprocess {each} --color rgb" for each in ("0/255", "tf", "none")
+    ]
+    assert all(label in line for line in lines[2:5] for label in LABELS)
+
+
+def test_scores_need_an_activation_that_is_named(given: Path, tmp_path: Path) -> None:
+    images(activation=None).save(tmp_path / "scores.keras")
+    arguments = (tmp_path / "scores.keras", "--preprocess", "0/255")
+    assert (
+        "name the activation that it lacks with --activation"
+        in export(given, tmp_path / "out", *arguments, code=1).stderr
+    )
+    export(given, tmp_path / "out", *arguments, "--activation", "softmax")
+    assert open_bundle(tmp_path / "out").manifest.activation == "softmax"
+
+
+def test_answers_for_each_step_need_a_word_on_which_counts(given: Path, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(1)
+    clips = keras.Input((None, 16, 16, 3))
+    x = layers.LSTM(4, return_sequences=True)(layers.TimeDistributed(cnn())(layers.Rescaling(1 / 255)(clips)))
+    keras.Model(clips, layers.Dense(3, activation="softmax")(x)).save(tmp_path / "steps.keras")
+    assert "--steps mean or --steps last" in export(given, tmp_path / "out", tmp_path / "steps.keras", code=1).stderr
+    export(given, tmp_path / "out", tmp_path / "steps.keras", "--steps", "last")
+    assert open_bundle(tmp_path / "out").manifest.network.positions
+
+
+def test_weights_alone_are_exported_with_the_code_that_builds_the_model(given: Path, tmp_path: Path) -> None:
+    model = images()
+    model.save_weights(tmp_path / "m.weights.h5")
+    (tmp_path / "mine.py").write_text(
+        "import keras\nfrom keras import layers\n\ndef network():\n    frame = keras.Input((16, 16, 3))\n"
+        "    x = layers.Conv2D(6, 3, strides=2, activation='relu', name='conv')(frame)\n"
+        "    return keras.Model(frame, layers.Dense(3, activation='softmax', name='classes')(layers.GlobalAveragePooling2D()(x)))\n"
+    )
+    arguments = (tmp_path / "m.weights.h5", "--preprocess", "0/255", "--model-code", f"{tmp_path / 'mine.py'}:network")
+    assert "add --trust if you trust it" in export(given, tmp_path / "out", *arguments, code=1).stderr
+    export(given, tmp_path / "out", *arguments, "--trust")
+    pixels = clips_of()
+    wanted = np.asarray(model(pixels.reshape(-1, 16, 16, 3).astype(np.float32) / 255)).reshape(2, 5, 3).mean(axis=1)
+    np.testing.assert_allclose(answers(open_bundle(tmp_path / "out"), pixels), wanted, atol=1e-5)
+
+
+def test_a_cnn_and_an_rnn_of_two_files_become_one_bundle(given: Path, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(1)
+    encoder, features = cnn(), keras.Input((None, 6))
+    head = keras.Model(
+        features, layers.Dense(3, activation="softmax", kernel_initializer="he_normal")(layers.GRU(8)(features))
+    )
+    encoder.save(tmp_path / "cnn.keras")
+    head.save(tmp_path / "rnn.keras")
+    arguments = ("--encoder", tmp_path / "cnn.keras", "--head", tmp_path / "rnn.keras", "--preprocess", "0/255")
+    export(given, tmp_path / "out", *arguments)
+    pixels = clips_of()
+    rows = np.asarray(encoder(pixels.reshape(-1, 16, 16, 3).astype(np.float32) / 255)).reshape(2, 5, 6)
+    np.testing.assert_allclose(answers(open_bundle(tmp_path / "out"), pixels), np.asarray(head(rows)), atol=1e-5)
+    error = export(given, tmp_path / "other", tmp_path / "rnn.keras", code=1).stderr
+    assert "features and no pixels; give it with --head" in error
+
+
+def graph(file: Path) -> np.ndarray:
+    """Saves frames [N, 3, 16, 16] → three scores, a mean over places and a product; gives the weights."""
+    weights = np.random.default_rng(2).normal(0, 6, (3, 3)).astype(np.float32)
+    value = onnx.helper.make_tensor_value_info
+    nodes: Sequence[onnx.NodeProto] = [
+        onnx.helper.make_node("GlobalAveragePool", ["x"], ["p"]),
+        onnx.helper.make_node("Flatten", ["p"], ["f"]),
+        onnx.helper.make_node("MatMul", ["f", "w"], ["s"]),
+        onnx.helper.make_node("Softmax", ["s"], ["y"], axis=-1),
+    ]
+    body = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [value("x", onnx.TensorProto.FLOAT, ["N", 3, 16, 16])],
+        [value("y", onnx.TensorProto.FLOAT, ["N", 3])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    onnx.save(onnx.helper.make_model(body, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9), file)
+    return weights
+
+
+def test_a_graph_of_onnx_is_exported_and_asks_the_same_question(given: Path, tmp_path: Path) -> None:
+    weights = graph(tmp_path / "net.onnx")
+    error = export(given, tmp_path / "out", "--from-onnx", tmp_path / "net.onnx", code=1).stderr
+    assert "give --preprocess none, caffe, tf, torch or MEAN/STD" in error
+    assert "--preprocess torch --color rgb" in error
+    export(given, tmp_path / "out", "--from-onnx", tmp_path / "net.onnx", "--preprocess", "tf")
+    pixels = clips_of()
+    scores = (pixels.astype(np.float64) / 127.5 - 1).mean(axis=(2, 3)) @ weights
+    wanted = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    wanted = (wanted / wanted.sum(axis=-1, keepdims=True)).mean(axis=1)
+    np.testing.assert_allclose(answers(open_bundle(tmp_path / "out"), pixels), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "saying"),
+    [
+        ((), "give one of MODEL, --encoder with --head, and --from-onnx; got none of them"),
+        (("m.keras", "--from-onnx", "a.onnx"), "got MODEL and --from-onnx"),
+        (("--encoder", "a.keras"), "--encoder needs the other half: give it with --head"),
+        (("m.keras", "--head", "a.keras"), "--head belongs to --encoder or --from-onnx"),
+    ],
+)
+def test_a_mix_of_sources_is_a_mistake_on_the_command_line(
+    given: Path, tmp_path: Path, arguments: tuple[str, ...], saying: str
+) -> None:
+    assert saying in export(given, tmp_path / "out", *arguments, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "saying"),
+    [
+        ("absent.keras", None, "absent.keras does not exist"),
+        ("m.keras", b"", "is empty"),
+        ("m.pkl", b"\x80\x04N.", "a Python pickle, which runs code when it is read and is never opened"),
+        ("m.onnx", b"\x08\x09", "an ONNX graph; give it with --from-onnx"),
+    ],
+)
+def test_what_is_no_model_ends_with_one_sentence(
+    given: Path, tmp_path: Path, name: str, content: bytes | None, saying: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    error = export(given, tmp_path / "out", tmp_path / name, code=1).stderr.strip()
+    assert error.startswith("error: ")
+    assert saying in error
+    assert "\n" not in error
