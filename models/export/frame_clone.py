@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import keras
 from keras import layers, ops
 
 from models.export.clone import Cloner
-from models.export.per_frame import REDUCTIONS, Form, frame_settings, is_reshape
+from models.export.per_frame import ALONG, REDUCTIONS, Form, frame_settings, is_reshape
 from models.export.trace import Call, Edge, replay
 
 
@@ -51,10 +52,15 @@ class FrameCloner(Cloner):
             rank, axis = call.inputs[0].rank, call.operation.axis
             axes = [part % rank - 1 for part in ([axis] if isinstance(axis, int) else axis)]
             return REDUCTIONS[kind](keras.tree.flatten((args, kwargs))[0], axis=axes, keepdims=call.operation.keepdims)
+        if kind in ALONG and not call.is_layer:
+            axis = call.operation.axis % call.outputs[0].rank - 1
+            return ALONG[kind](args[0] if args else next(iter(kwargs.values())), axis=axis)
         if kind == "GetItem" and not call.is_layer:
             x, key = args if len(args) > 1 else (args[0], kwargs["key"])
             key = key if isinstance(key, tuple) else (key,)
             return x[key if key[0] is Ellipsis else key[1:]]
+        if not call.is_layer:
+            args, kwargs = keras.tree.map_structure(partial(_without_batch, rank=call.inputs[0].rank), (args, kwargs))
         self._on_clips = True
         try:
             return self.apply(call.operation, args, kwargs)
@@ -73,3 +79,9 @@ class FrameCloner(Cloner):
         """A TimeDistributed inside a frame, over parts of it `[N, P, …]`: Keras would make a loop of it, so the parts join the batch."""
         y = self.apply(wrapper.layer, (ops.reshape(x, (-1, *x.shape[2:])),), {})
         return ops.reshape(y, (-1, x.shape[1], *y.shape[1:]))
+
+
+def _without_batch(part: Any, *, rank: int) -> Any:
+    """A constant of as many axes as clips have, without the first, which is 1: that of the time, 1 as well, is then that of the frames."""
+    constant = hasattr(part, "shape") and not isinstance(part, keras.KerasTensor)
+    return part[0] if constant and len(part.shape) == rank else part

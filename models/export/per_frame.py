@@ -35,6 +35,13 @@ _ELEMENTWISE = {
     "Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Negative", "Abs", "Absolute", "Square", "Sqrt", "Exp",
     "Log", "Power", "Clip", "Cast", "Relu", "Relu6", "Sigmoid", "Tanh", "Silu", "Gelu",
 }  # fmt: skip
+# Operations along one axis, which is that of their result.
+ALONG = {
+    "Stack": keras.ops.stack,
+    "Concatenate": keras.ops.concatenate,
+    "Flip": keras.ops.flip,
+    "ExpandDims": keras.ops.expand_dims,
+}
 # Operations that reduce the axes which they name.
 REDUCTIONS = {"Mean": keras.ops.mean, "Max": keras.ops.max, "Min": keras.ops.min, "Sum": keras.ops.sum}
 
@@ -99,7 +106,12 @@ def _is_per_frame(call: Call) -> bool:
     if call.is_layer:
         return False
     elementwise = type(operation).__name__ in _ELEMENTWISE and _constants_broadcast(call)
-    return elementwise or _reduces(call, from_axis=2) or _leaves_frames(call)
+    return elementwise or _reduces(call, from_axis=2) or _leaves_frames(call) or _along(call)
+
+
+def _along(call: Call) -> bool:
+    axis = getattr(call.operation, "axis", None)
+    return type(call.operation).__name__ in ALONG and isinstance(axis, int) and axis % call.outputs[0].rank > 1
 
 
 def _reduces(call: Call, *, from_axis: int) -> bool:
@@ -117,7 +129,7 @@ def _leaves_frames(call: Call) -> bool:
     key = call.args[1] if len(call.args) > 1 else call.kwargs.get("key")
     parts = list(key) if isinstance(key, (tuple, list)) else [key]
     if parts and parts[0] is Ellipsis:
-        return all(isinstance(part, slice) for part in parts[1:]) and len(parts) <= call.inputs[0].rank - 1
+        return None not in parts and len(parts) <= call.inputs[0].rank - 1
     return len(parts) > 2 and all(part == slice(None) for part in parts[:2])
 
 
@@ -127,6 +139,8 @@ def _axes(layer: Any) -> tuple[int, ...]:
 
 
 def _constants_broadcast(call: Call) -> bool:
-    """A constant of one value or one per channel means the same on a frame; one with a time axis would not."""
+    """Whether constants mean the same on a frame: one with a time axis would not."""
+    rank = max(edge.rank for edge in call.inputs)
     flat = keras.tree.flatten((call.args, dict(call.kwargs)))
-    return all(isinstance(part, Edge) or len(getattr(part, "shape", ())) <= 1 for part in flat)
+    shapes = [tuple(getattr(part, "shape", ())) for part in flat if not isinstance(part, Edge)]
+    return all(len(shape) <= rank and set(shape[: max(0, len(shape) - rank + 2)]) <= {1} for shape in shapes)
