@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from models.errors import ExportRefused
+from models.export.reason import reason
 from models.export.trace import Call, Edge, describe, functional, replay, trace
 
 
@@ -37,11 +38,20 @@ class Cloner:
         return result
 
     def copy(self, layer: Any, **changes: Any) -> Any:
-        """A new layer with the settings of `layer` but for `changes`; its weights are still its own."""
-        config = layer.get_config()
-        if "dtype" in config:
-            config["dtype"] = "float32"  # a mixed-precision policy is a matter of training
-        return type(layer).from_config({**config, "name": self.unique(layer.name), **changes})
+        """A new layer with the settings of `layer` but for `changes`; its weights are still its own. Raises ExportRefused."""
+        if getattr(layer, "stateful", False):
+            raise ExportRefused(
+                f"{describe(layer)} has stateful=True, and each clip starts anew; rebuild it with stateful=False"
+            )
+        try:
+            config = layer.get_config()
+            if "dtype" in config:
+                config["dtype"] = "float32"  # a mixed-precision policy is a matter of training
+            return type(layer).from_config({**config, "name": self.unique(layer.name), **changes})
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise ExportRefused(
+                f"{describe(layer)} cannot be made anew from its own get_config ({reason(error)}); {_remedy(layer)}"
+            ) from error
 
     def unique(self, name: str) -> str:
         candidate, number = name, 1
@@ -62,6 +72,12 @@ class Cloner:
         self.run(flat.calls, values)
         results = [values[edge] for edge in flat.outputs]
         return results[0] if len(results) == 1 else results
+
+
+def _remedy(layer: Any) -> str:
+    if isinstance(layer, keras.layers.Lambda):
+        return "replace it with a layer, or with the keras.ops that it calls: those carry no code of their own"
+    return "register classes and functions of your own with keras.saving.register_keras_serializable, or use what Keras has"
 
 
 def give_weights(layer: Any, weights: list[Any], *, like: Any) -> None:
