@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -62,3 +63,34 @@ CASES: dict[str, Case] = {
     "rows_as_steps": Case(clips.rows_as_steps, color="gray", image=True),
     "patches_bilstm": Case(clips.patches_bilstm, image=True),
 }
+
+
+def table() -> str:
+    """For docs/bring-your-own-model.md: `python -m tests.users.cases` prints it."""
+    rows = [
+        f"| `{name}` | {' '.join((inspect.getdoc(case.build) or '').split())} | {_flags(case) or '–'} | {_becomes(case)} |"
+        for name, case in CASES.items()
+    ]
+    return "\n".join(["| model | what it is | flags | becomes |", "| --- | --- | --- | --- |", *rows])
+
+
+def _flags(case: Case) -> str:
+    given = (
+        ("preprocess", None if case.preprocess == "none" else case.preprocess),
+        ("color", case.color if case.color == "bgr" and case.preprocess != "caffe" else None),
+        ("activation", case.activation),
+        ("steps", case.steps),
+    )
+    return " ".join(f"`--{flag} {value}`" for flag, value in given if value)
+
+
+def _becomes(case: Case) -> str:
+    """In words, with what else it answers."""
+    what = "clip network" if case.kind == "clip" else "encoder and head"
+    length = f"{case.static} frames" if case.static else "any number of frames"
+    extra = [name for name in ("attention", "positions", "multi_label") if getattr(case, name)]
+    return ", ".join([what, "single pictures" if case.image else length, *(name.replace("_", "-") for name in extra)])
+
+
+if __name__ == "__main__":
+    print(table())  # noqa: T201 -- what it is for

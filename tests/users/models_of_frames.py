@@ -185,6 +185,7 @@ def bidirectional_of_cells() -> keras.Model:
 
 
 def simple_rnn_backwards() -> keras.Model:
+    """A SimpleRNN that reads from the last frame to the first, then an LSTM."""
     clips = keras.Input((None, SIZE, SIZE, 3))
     x = layers.TimeDistributed(_small_cnn())(clips)
     x = layers.SimpleRNN(12, go_backwards=True, return_sequences=True)(x)
@@ -207,6 +208,7 @@ def each_step() -> keras.Model:
 
 
 def multi_label() -> keras.Model:
+    """Several answers may be right: independent sigmoids."""
     clips = keras.Input((None, SIZE, SIZE, 3))
     x = layers.LSTM(12)(layers.TimeDistributed(_small_cnn())(clips))
     return keras.Model(clips, layers.Dense(CLASSES, activation="sigmoid")(x))
@@ -220,8 +222,6 @@ def logits() -> keras.Model:
 
 
 class VideoClassifier(keras.Model):
-    """A subclass of keras.Model."""
-
     def __init__(self) -> None:
         super().__init__()
         self.scale = layers.Rescaling(1 / 255)
@@ -234,6 +234,7 @@ class VideoClassifier(keras.Model):
 
 
 def subclassed() -> keras.Model:
+    """A subclass of keras.Model with its layers in __init__ and its order in call."""
     model = VideoClassifier()
     model(ops.zeros((1, 4, SIZE, SIZE, 3)))
     return model
