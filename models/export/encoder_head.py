@@ -39,7 +39,13 @@ def split_networks(
     Raises NotSplittable where the model is no CNN followed by layers over time, and ExportRefused for what else is in the way.
     """
     split = split_model(
-        model, height=input.height, width=input.width, channels=input.channels, activation=activation, steps=steps
+        model,
+        height=input.height,
+        width=input.width,
+        channels=input.channels,
+        activation=activation,
+        steps=steps,
+        frames=frames,
     )
     folded, folds = fold_batchnorm(split.encoder)
     reference = Reference(normalization.before(folded), split.head)

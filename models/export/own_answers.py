@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from models.export.outputs import Activation, Outputs
 from models.export.trace import functional
 
 _CLIPS = 5  # the rank of clips [B, T, H, W, C]
-_FRAMES = 16  # frames at a time: a ResNet50 at 224 needs half a gigabyte for these
+_PIXELS = 16 * 224 * 224  # at a time: a ResNet50 needs half a gigabyte for these
 
 
 def own_answers(
@@ -30,13 +31,13 @@ def own_answers(
     """
     batch, length = fed.shape[:2]
     if source == "video":
-        clips = max(1, _FRAMES // length)
-        return _named(_run(model, fed, at_a_time=clips), outputs, added)
-    rows = _named(_run(model, fed.reshape(-1, *fed.shape[2:]), at_a_time=_FRAMES), outputs, added)
+        return _named(_run(model, fed), outputs, added)
+    rows = _named(_run(model, fed.reshape(-1, *fed.shape[2:])), outputs, added)
     return {name: array.reshape(batch, length, *array.shape[1:]).mean(axis=1) for name, array in rows.items()}
 
 
-def _run(model: keras.Model, fed: NDArray[np.float32], *, at_a_time: int) -> list[NDArray[np.float32]]:
+def _run(model: keras.Model, fed: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    at_a_time = max(1, _PIXELS // math.prod(fed.shape[1:-1]))
     parts = [_call(model, fed[start : start + at_a_time]) for start in range(0, len(fed), at_a_time)]
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
@@ -63,7 +64,7 @@ def _named(
         named["positions"] = _finish(arrays[outputs.positions], added)
     if outputs.attention is not None:
         weights = arrays[outputs.attention]
-        length = weights.shape[-1] if weights.shape[-1] > 1 else weights.shape[1]
+        length = weights.shape[1] if weights.ndim == 3 and weights.shape[2] == 1 else weights.shape[-1]
         by_query = weights.reshape(len(weights), -1, length)
         named["attention"] = by_query.mean(axis=1)
     return named

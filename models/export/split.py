@@ -80,25 +80,28 @@ def split_model(
     channels: int,
     activation: Activation | None = None,
     steps: Steps | None = None,
+    frames: int | None = None,
 ) -> Split:
     """Split `model`; raises ExportRefused with the layer that stands in the way, NotSplittable where a clip network may do.
 
     `activation` is added where the model lacks one; a single sigmoid output becomes the two classes [1 − p, p]. `steps`: what
-    answers for the clip where the model answers `[B, T, K]`.
+    answers for the clip where the model answers `[B, T, K]`. `frames`: T to fix the head at where it does not take any number.
     """
     flat, notes = without_masks(trace(model))
     clips = frames_input(flat, model, (height, width, channels))
     forms = per_frame_edges(flat, clips) if clips.rank == 5 else {}
     cut = cut_clips(flat, clips, forms) if forms else cut_image(flat, clips)
     before = flat.between([clips], [cut])
-    frames = clips.shape[1] if clips.rank == 5 else None
-    outputs = read_outputs(flat, frames=frames, steps=steps) if clips.rank == 5 else _image_outputs(flat, steps)
+    length = clips.shape[1] if clips.rank == 5 else None
+    outputs = read_outputs(flat, frames=length, steps=steps) if clips.rank == 5 else _image_outputs(flat, steps)
     answer = flat.outputs[outputs.probabilities]
     found = activation_of(flat, answer)
     added = missing_activation(activation, found, answer.shape[-1])
     encoder = _encoder(before, clips, cut, forms, shape=(height, width, channels))
     tail = flat.between([cut], flat.outputs)
-    head, static_frames = _head(tail, flat, cut, outputs, dim=int(encoder.output_shape[-1]), fixed=frames, added=added)
+    head, static_frames = _head(
+        tail, flat, cut, outputs, dim=int(encoder.output_shape[-1]), fixed=length or frames, added=added
+    )
     return Split(
         source="video" if clips.rank == 5 else "image",
         encoder=encoder,
@@ -179,18 +182,19 @@ def _head(
 
     try:
         head = build(None)
-        _try(head, dim=dim, frames=fixed)
+        _try(head, dim=dim, lengths=(1, 2, 5) if fixed is None else (1, 2, fixed, fixed + 1))
     except (ValueError, TypeError, ExportRefused):
         if fixed is None:
             raise
     else:
         return head, None
-    return build(fixed), fixed
+    head = build(fixed)
+    _try(head, dim=dim, lengths=(fixed,))
+    return head, fixed
 
 
-def _try(head: keras.Model, *, dim: int, frames: int | None) -> None:
+def _try(head: keras.Model, *, dim: int, lengths: Iterable[int]) -> None:
     """Run `head` at several lengths: what is built for one T, as a constant with a time axis, fails at others only when it is run."""
-    lengths = (1, 2, 5) if frames is None else (1, 2, frames, frames + 1)
     for length in lengths:
         try:
             arrays = Reference(head, head).probabilities(np.zeros((1, length, dim), np.float32))

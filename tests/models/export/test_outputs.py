@@ -70,9 +70,7 @@ def test_the_mean_of_the_steps_answers_for_the_clip(frames: int | None) -> None:
 
 
 def test_the_last_step_answers_for_the_clip() -> None:
-    split, answers = exported(
-        model_of(layers.TimeDistributed(layers.Dense(4, activation="softmax"))), steps="last"
-    )
+    split, answers = exported(model_of(layers.TimeDistributed(layers.Dense(4, activation="softmax"))), steps="last")
     assert split.classes == 4
     np.testing.assert_array_equal(answers["positions"][:, -1], answers["probabilities"])
 

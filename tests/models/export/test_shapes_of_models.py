@@ -145,6 +145,19 @@ def test_a_head_that_knows_its_length_keeps_it(name: str) -> None:
     )
 
 
+def test_a_head_that_needs_several_frames_is_fixed_at_the_number_asked_for() -> None:
+    clips = keras.Input((None, SIZE, SIZE, 3))
+    x = layers.Conv1D(4, 3)(each(layers.GlobalAveragePooling2D())(clips / 255.0))
+    model = keras.Model(clips, layers.Dense(3, activation="softmax")(layers.GlobalMaxPooling1D()(x)))
+    with pytest.raises(ExportRefused, match=r"do not take 1 frames|no numbers"):
+        split_of(model)
+    split = split_model(model, height=SIZE, width=SIZE, channels=3, frames=6)
+    assert split.static_frames == 6
+    compare_split(
+        model, split, Reference(split.encoder, split.head), normalization=Normalization(), lengths=(6,), seed=0
+    )
+
+
 def several_inputs() -> keras.Model:
     clips, more = keras.Input((None, SIZE, SIZE, 3), name="clips"), keras.Input((4,), name="age")
     x = layers.Concatenate()([layers.LSTM(5)(each(layers.Flatten())(convolved(clips))), more])
