@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from models.export.outputs import output_names
 from service.bundle.store import GoldenClips
 
-_FRAMES = 16  # at a time: the activations of a 3D network at 112 take half a gigabyte for these
+_PIXELS = 16 * 112 * 112  # at a time: the activations of a 3D network take half a gigabyte for these
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class ClipReference:
 
     def outputs(self, clips: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Every output by name, a few clips at a time."""
-        count = max(1, _FRAMES // clips.shape[1])
+        count = max(1, _PIXELS // math.prod(clips.shape[1:4]))
         parts = [self._call(clips[start : start + count]) for start in range(0, len(clips), count)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
