@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
+
 from models.errors import ExportRefused
 from models.export.exporter import export_model
 from models.export.from_onnx import OnnxFile, onnx_networks
 from models.export.networks import Weights
 from models.export.normalization import Normalization
 from models.export.pack import pack
+from models.export.subclassed import as_functional
 from models.export.two_files import join_files
 from models.files.load import load_keras
 from models.files.model_code import ModelCode
@@ -19,7 +22,7 @@ from models.provenance import file_sha256, packages
 from models.readings.ask import normalization_of
 from models.readings.flags import Reading, input_of, sampling_of
 from models.readings.onnx_subject import OnnxSubject
-from models.readings.subject import KerasSubject, Subject, check_labels
+from models.readings.subject import KerasSubject, Subject, check_labels, pixels_shape
 from service.bundle.manifest import Input, Provenance, Sampling
 from service.bundle.store import Bundle, sha256
 
@@ -44,8 +47,8 @@ class Source:
     def files(self) -> tuple[Path, ...]:
         return tuple(file for file in (self.model, self.encoder, self.onnx, self.head) if file is not None)
 
-    def open(self) -> Subject:
-        """The model itself. Raises ExportRefused."""
+    def open(self) -> keras.Model | OnnxSubject:
+        """The model itself, its code not yet looked into. Raises ExportRefused."""
         if self.onnx is not None:
             file, head = OnnxFile.read(self.onnx), None if self.head is None else OnnxFile.read(self.head)
             if file.layout is None:
@@ -54,11 +57,11 @@ class Source:
                 )
             return OnnxSubject(file, head)
         if self.model is not None:
-            return KerasSubject(load_keras(self.model, code=self.code, trust=self.trust))
+            return load_keras(self.model, code=self.code, trust=self.trust)
         assert self.encoder is not None
         assert self.head is not None
         parts = (load_keras(file, code=self.code, trust=self.trust) for file in (self.encoder, self.head))
-        return KerasSubject(join_files(*parts))
+        return join_files(*parts)
 
 
 def export_foreign(
@@ -79,10 +82,9 @@ def export_foreign(
     Raises ExportRefused with the flag that is missing or wrong; where that is --preprocess, with the likeliest readings as they
     answer to clips of `calibration`.
     """
-    subject = source.open()
     names = read_labels(labels)
+    subject, spec, sampling = _opened(source.open(), reading)
     check_labels(subject, names)
-    spec, sampling = input_of(subject.frame_shape, reading), sampling_of(subject.frames, reading)
     normalization = normalization_of(
         subject, reading, spec=spec, sampling=sampling, labels=names, calibration=calibration
     )
@@ -123,6 +125,18 @@ def export_foreign(
         steps=reading.steps,
         provenance=provenance,
     )
+
+
+def _opened(model: keras.Model | OnnxSubject, reading: Reading) -> tuple[Subject, Input, Sampling]:
+    """The model as something that can be asked, and how frames reach it. Code of the user's own becomes calls of layers here."""
+    if isinstance(model, OnnxSubject):
+        return model, input_of(model.frame_shape, reading), sampling_of(model.frames, reading)
+    shape = pixels_shape(model, gray=reading.color == "gray")
+    height, width, channels = shape[-3:]
+    spec = input_of((height, width, channels), reading)
+    asked = sampling_of(shape[1] if len(shape) == 5 else None, reading)
+    subject = KerasSubject(as_functional(model, input=spec, frames=asked.frames))
+    return subject, spec, sampling_of(subject.frames, reading)  # its code may have fixed T
 
 
 def read_labels(file: Path) -> tuple[str, ...]:

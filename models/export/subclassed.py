@@ -135,8 +135,10 @@ def _output_shape(layer: Any, shape: tuple[int | None, ...]) -> tuple[int | None
 def _open(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What `layer` computes from symbolic tensors, as calls of its own layers and of operations."""
     if isinstance(layer, layers.Lambda):
+        wanted = inspect.signature(layer.function).parameters  # Keras gives a mask, which few functions take
+        settings = {name: value for name, value in kwargs.items() if name in wanted}
         with tensorflow_calls():
-            return layer.function(*args, **{**(layer.arguments or {}), **kwargs})
+            return layer.function(*args, **{**(layer.arguments or {}), **settings})
     accepted = inspect.signature(layer.call).parameters
     settings = {name: value for name, value in kwargs.items() if name in accepted}
     with tensorflow_calls():

@@ -47,19 +47,20 @@ def normalization_of(
         clips = sample_clips(calibration, spec=spec, sampling=sampling, count=_CLIPS)
     except DataError as error:
         raise ExportRefused(f"{asked}; no clip could be tried: {error}") from None
-    family = subject.family
     found = candidates(
         [_thinned(frames, subject) for _, frames in clips],
         look=subject.look,
         color="gray" if spec.color == "gray" else reading.color,
-        expected=family.preprocess if family else None,
+        expected=subject.customary,
     )
     name, first = clips[0]
     rows = [
         probabilities(subject.ask(each.normalization.apply(first)[None]), labels, reading.activation)[0]
         for each in found[:_SHOWN]
     ]
-    raise ExportRefused(f"{asked}\n{table(found, rows, clip=name, count=len(clips), labels=labels, family=family)}")
+    raise ExportRefused(
+        f"{asked}\n{table(found, rows, clip=name, count=len(clips), labels=labels, family=subject.family)}"
+    )
 
 
 def _thinned(frames: NDArray[np.uint8], subject: Subject) -> NDArray[np.uint8]:

@@ -41,7 +41,7 @@ def candidates(
 ) -> list[Candidate]:
     """Every reading tried on `clips` `[T, H, W, C]`, the likeliest first.
 
-    `color`: what the user said, None for rgb and bgr both. `expected`: what the model's family takes; where no BatchNormalization
+    `color`: what the user said, None for rgb and bgr both. `expected`: what models of this kind mostly take; where no BatchNormalization
     tells it stands first, and the order is that of custom.
     """
     gray = clips[0].shape[-1] == 1

@@ -40,6 +40,11 @@ class OnnxSubject:
         return None
 
     @property
+    def customary(self) -> str | None:
+        """What torchvision's transforms do."""
+        return "torch"
+
+    @property
     def outputs(self) -> tuple[int | None, ...]:
         graph = (self.head or self.file).model.graph
         last = [value.type.tensor_type.shape.dim[-1:] for value in graph.output]

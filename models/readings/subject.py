@@ -18,6 +18,7 @@ from models.readings.family import Family, family_of
 from models.readings.said import scaling_in
 
 Pixels = NDArray[np.float32]
+Shape = tuple[int | None, ...]
 
 
 class Subject(Protocol):
@@ -42,6 +43,11 @@ class Subject(Protocol):
     def family(self) -> Family | None: ...
 
     @property
+    def customary(self) -> str | None:
+        """The --preprocess that models of this kind mostly take; None where nothing is known."""
+        ...
+
+    @property
     def outputs(self) -> tuple[int | None, ...]:
         """The last dimension of each output."""
         ...
@@ -57,19 +63,9 @@ class Subject(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KerasSubject:
-    """A Keras model of clips `[B, T, H, W, C]` or images `[N, H, W, C]`; raises ExportRefused for any other."""
+    """A functional Keras model of clips `[B, T, H, W, C]` or images `[N, H, W, C]`."""
 
     model: keras.Model
-
-    def __post_init__(self) -> None:
-        if len(self._shape) == 3:
-            raise ExportRefused(
-                f"the model takes {list(self._shape)}, features and no pixels; give it with --head, and the CNN that makes them with --encoder"
-            )
-        if len(self._shape) not in (4, 5):
-            raise ExportRefused(
-                f"the model takes {list(self._shape)}; Marey takes one input: clips [B, T, H, W, C] or images [B, H, W, C]"
-            )
 
     @property
     def frames(self) -> int | None:
@@ -89,6 +85,10 @@ class KerasSubject:
         return family_of(self.model)
 
     @property
+    def customary(self) -> str | None:
+        return self.family.preprocess if self.family else None
+
+    @property
     def outputs(self) -> tuple[int | None, ...]:
         shapes = self.model.output_shape
         listed = shapes if isinstance(shapes, list) else list(shapes.values()) if isinstance(shapes, dict) else [shapes]
@@ -104,12 +104,8 @@ class KerasSubject:
         return seen_by_first_batchnorm(self.model, fed if len(self._shape) == 5 else fed.reshape(-1, *fed.shape[2:]))
 
     @property
-    def _shape(self) -> tuple[int | None, ...]:
-        """Of the input of pixels; a mask may be another."""
-        shapes = self.model.input_shape
-        listed = shapes if isinstance(shapes, list) else list(shapes.values()) if isinstance(shapes, dict) else [shapes]
-        pixels = [shape for shape in listed if len(shape) in (4, 5)]
-        return tuple(pixels[0] if len(pixels) == 1 else listed[0])
+    def _shape(self) -> Shape:
+        return pixels_shape(self.model)
 
     def _call(self, fed: Pixels) -> list[NDArray[np.float32]]:
         graph: Any = functional(self.model) or self.model
@@ -117,6 +113,35 @@ class KerasSubject:
         given = [present if len(tensor.shape) == 2 else fed for tensor in graph.inputs]
         answers = self.model(keras.tree.pack_sequence_as(graph.input, given), training=False)
         return [np.asarray(each, np.float32) for each in keras.tree.flatten(answers)]
+
+
+def pixels_shape(model: keras.Model, *, gray: bool = False) -> Shape:
+    """`[B, T, H, W, C]` or `[B, H, W, C]` as `model` takes clips or images; a mask beside them does not count. Raises ExportRefused.
+
+    With `gray` a model may do without the axis of its one channel, which is added here.
+    """
+    graph = functional(model)
+    built = (model.get_build_config() or {}).get("input_shape") if graph is None else None
+    shapes = (
+        [tuple(built)] if built else [tuple(tensor.shape) for tensor in (graph.inputs if graph is not None else ())]
+    )
+    if not shapes:
+        raise ExportRefused(
+            f"model {model.name!r} ({type(model).__name__}) does not say what it takes; call it once on clips before it is saved"
+        )
+    pixels = [shape for shape in shapes if len(shape) in (4, 5)]
+    shape = pixels[0] if len(pixels) == 1 else shapes[0]
+    if gray and len(shape) in (3, 4) and shape[-1] not in (1, 3):
+        return (*shape, 1)
+    if len(shape) == 3:
+        raise ExportRefused(
+            f"the model takes {list(shape)}, features and no pixels; give it with --head, and the CNN that makes them with --encoder"
+        )
+    if len(shape) not in (4, 5):
+        raise ExportRefused(
+            f"the model takes {list(shape)}; Marey takes one input: clips [B, T, H, W, C] or images [B, H, W, C]"
+        )
+    return shape
 
 
 def check_labels(subject: Subject, labels: Sequence[str]) -> None:

@@ -33,5 +33,5 @@ def operations(model: Any) -> Iterator[tuple[Any, Call | None]]:
 
 def constants(call: Call) -> bool:
     """Whether a call combines one tensor with constants, as `x / 255` does."""
-    flat = keras.tree.flatten((call.args, dict(call.kwargs)))
+    flat = [part for part in keras.tree.flatten((call.args, dict(call.kwargs))) if part is not None]
     return sum(isinstance(part, Edge) for part in flat) == 1 and len(flat) > 1

@@ -15,6 +15,7 @@ from keras import layers
 
 from models.cli import main
 from models.export.runtime import Runtime
+from models.files.model_code import ModelCode
 from service.bundle.store import Bundle, open_bundle
 
 LABELS = ("ape", "bee", "cat")
@@ -213,7 +214,7 @@ def test_a_graph_of_onnx_is_exported_and_asks_the_same_question(given: Path, tmp
     weights = graph(tmp_path / "net.onnx")
     error = export(given, tmp_path / "out", "--from-onnx", tmp_path / "net.onnx", code=1).stderr
     assert "give --preprocess none, caffe, tf, torch or MEAN/STD" in error
-    assert "--preprocess torch --color rgb" in error
+    assert error.splitlines()[2].startswith("  --preprocess torch --color rgb"), "torch's own transforms come first"
     export(given, tmp_path / "out", "--from-onnx", tmp_path / "net.onnx", "--preprocess", "tf")
     pixels = clips_of()
     scores = (pixels.astype(np.float64) / 127.5 - 1).mean(axis=(2, 3)) @ weights
@@ -255,3 +256,55 @@ def test_what_is_no_model_ends_with_one_sentence(
     assert error.startswith("error: ")
     assert saying in error
     assert "\n" not in error
+
+
+def test_a_lambda_that_is_trusted_is_traced_where_it_can_be(given: Path, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(1)
+    frame = keras.Input((16, 16, 3))
+    x = layers.Conv2D(6, 3, strides=2, activation="relu")(
+        layers.Lambda(lambda pixels: pixels / 255.0, name="to_unit")(frame)
+    )
+    dense = layers.Dense(3, activation="softmax", kernel_initializer=keras.initializers.RandomNormal(0, 3))
+    model = keras.Model(frame, dense(layers.GlobalAveragePooling2D()(x)))
+    model.save(tmp_path / "lambda.keras")
+    arguments = (tmp_path / "lambda.keras", "--preprocess", "none")
+    assert (
+        "the Lambda layer 'to_unit', whose code would run" in export(given, tmp_path / "out", *arguments, code=1).stderr
+    )
+    result = export(given, tmp_path / "out", *arguments[:1], "--trust")
+    assert "scaled by 'true_divide' inside the model" in result.stderr
+    pixels = clips_of()
+    wanted = np.asarray(model(pixels.reshape(-1, 16, 16, 3).astype(np.float32))).reshape(2, 5, 3).mean(axis=1)
+    np.testing.assert_allclose(answers(open_bundle(tmp_path / "out"), pixels), wanted, atol=1e-5)
+
+
+SUBCLASSED = """
+import keras
+from keras import layers
+
+class Mine(keras.Model):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.conv = layers.Conv2D(6, 3, strides=2, activation="relu")
+        self.each = layers.TimeDistributed(self.conv)
+        self.pool = layers.TimeDistributed(layers.GlobalAveragePooling2D())
+        self.time = layers.GRU(4)
+        self.classes = layers.Dense(3, activation="softmax", kernel_initializer="he_normal")
+
+    def call(self, clips):
+        return self.classes(self.time(self.pool(self.each(clips / 255.0))))
+"""
+
+
+def test_a_subclassed_model_of_ones_own_code_is_exported_under_trust(given: Path, tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text(SUBCLASSED)
+    keras.utils.set_random_seed(1)
+    model = ModelCode.parse(str(code), trust=True).open().custom["Mine"]()
+    pixels = clips_of()
+    wanted = np.asarray(model(pixels.astype(np.float32)))
+    model.save(tmp_path / "mine.keras")
+    error = export(given, tmp_path / "out", tmp_path / "mine.keras", code=1).stderr
+    assert "needs Mine, which is not Keras's own; give the file that defines it with --model-code" in error
+    export(given, tmp_path / "out", tmp_path / "mine.keras", "--model-code", code, "--trust")
+    np.testing.assert_allclose(answers(open_bundle(tmp_path / "out"), pixels), wanted, atol=1e-5)

@@ -13,9 +13,14 @@ from keras import layers
 
 from models.errors import ExportRefused
 from models.export.normalization import Channels, Normalization
+from models.readings.activations import Seen
 from models.readings.ask import normalization_of
+from models.readings.candidates import candidates
 from models.readings.flags import Reading, input_of, sampling_of
+from models.readings.sample import sample_clips
 from models.readings.subject import KerasSubject, check_labels, probabilities
+from models.zoo.efficientnet_lite import efficientnet_lite0
+from service.bundle.manifest import Input, Resize, Sampling
 
 LABELS = ("blue", "green", "red")
 
@@ -166,3 +171,25 @@ def test_scores_are_shown_as_probabilities() -> None:
     np.testing.assert_allclose(probabilities([np.float32([[0.25]])], ("no", "yes"), None), [[0.75, 0.25]])
     steps = [np.float32([[[0.2, 0.3, 0.5], [0.4, 0.5, 0.1]]])]
     np.testing.assert_allclose(probabilities(steps, LABELS, None), [[0.3, 0.4, 0.3]], atol=1e-6)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("preprocess", "color"), [("tf", "rgb"), ("0/255", "bgr"), ("torch", "rgb"), ("caffe", "bgr")])
+def test_a_network_trained_on_imagenet_knows_its_reading_by_photographs(
+    data: Path, preprocess: str, color: Channels
+) -> None:
+    """Real weights and real running statistics; for another reading than its own the network is fed as if trained so."""
+    network = efficientnet_lite0(until="block0", height=96, width=96)
+    bare = KerasSubject(keras.Model(network.get_layer("normalise").output, network.output))
+    truth = Normalization.parse(preprocess, color=color)
+
+    def look(fed: np.ndarray) -> Seen | None:
+        pixels = fed * np.array(truth.std) + np.array(truth.mean)
+        return bare.look(((pixels[..., ::-1] if color == "bgr" else pixels) - 127).astype(np.float32) / 128)
+
+    spec = Input(height=96, width=96, resize=Resize(rule="crop", short_side=96))
+    clips = sample_clips(data / "imagenet_photos", spec=spec, sampling=Sampling(frames=1), count=16)
+    found = candidates([frames for _, frames in clips], look=look, color=None, expected=None)
+    assert (found[0].preprocess, found[0].color) == (preprocess, color)
+    assert found[0].distance is not None
+    assert found[0].distance < 0.1

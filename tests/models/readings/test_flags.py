@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import keras
 import pytest
 
 from models.errors import ExportRefused
 from models.readings.flags import Reading, input_of, parse_size, sampling_of
+from models.readings.subject import pixels_shape
 
 
 def test_size_and_color_come_from_the_model_where_it_tells_them() -> None:
@@ -76,3 +78,19 @@ def test_a_model_of_fixed_length_takes_that_many_frames_and_repeats_those_of_a_s
 def test_a_sampling_that_the_model_cannot_take_is_refused(fixed: int | None, reading: Reading, saying: str) -> None:
     with pytest.raises(ExportRefused, match=saying):
         sampling_of(fixed, reading)
+
+
+def test_what_a_model_takes_is_told_by_its_input_of_pixels() -> None:
+    clips, mask = keras.Input((None, 8, 8, 3)), keras.Input((None,), dtype="bool")
+    x = keras.layers.TimeDistributed(keras.layers.Flatten())(clips)
+    assert pixels_shape(keras.Model([mask, clips], keras.layers.LSTM(2)(x, mask=mask))) == (None, None, 8, 8, 3)
+    grey = keras.Input((10, 48, 64))
+    model = keras.Model(grey, keras.layers.Dense(2)(keras.layers.Flatten()(grey)))
+    assert pixels_shape(model, gray=True) == (None, 10, 48, 64, 1)
+    assert pixels_shape(model) == (None, 10, 48, 64)
+    features = keras.Input((None, 64))
+    with pytest.raises(ExportRefused, match="features and no pixels; give it with --head"):
+        pixels_shape(keras.Model(features, keras.layers.LSTM(2)(features)))
+    row = keras.Input((64,))
+    with pytest.raises(ExportRefused, match=r"takes \[None, 64\]; Marey takes one input"):
+        pixels_shape(keras.Model(row, keras.layers.Dense(2)(row)))

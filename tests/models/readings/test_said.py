@@ -57,7 +57,7 @@ def test_an_efficientnet_says_so_itself_and_a_mobilenet_does_not() -> None:
 
 @pytest.mark.parametrize(
     ("build", "name", "preprocess"),
-    [("VGG16", "VGG", "caffe"), ("MobileNet", "MobileNet", "tf"), ("MobileNetV2", "MobileNetV2", "tf")],
+    [("VGG16", "VGG", "caffe"), ("MobileNetV2", "MobileNetV2", "tf")],
 )
 def test_a_family_of_keras_applications_is_known_inside_time_distributed(
     build: str, name: str, preprocess: str
