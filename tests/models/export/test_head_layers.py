@@ -8,12 +8,14 @@ from typing import Any
 
 import keras
 import numpy as np
+import openvino
 import pytest
 from keras import layers, ops
 
 from models.errors import ExportRefused
 from models.export.gate import build_gate
 from models.export.head import head_onnx
+from models.export.reference import Reference
 from tests.models.export.test_head import DIM, Build, agree, classify, head_of, last
 
 FRAMES = 4
@@ -135,10 +137,18 @@ def side_by_side(builds: dict[str, Build]) -> Build:
 @pytest.mark.parametrize(
     "group", [CONVOLUTIONS, NORMALIZATIONS, ATTENTION, OPERATIONS], ids=["tcn", "norms", "attention", "ops"]
 )
-def test_tensorrt_builds_it(group: dict[str, Build]) -> None:
+def test_openvino_runs_it_and_tensorrt_builds_it_in_float_and_in_half(group: dict[str, Build]) -> None:
+    model = head_of(lambda x: classify(side_by_side(group)(x)))
+    written = head_onnx(model)
+    core = openvino.Core()
+    run = core.compile_model(core.read_model(written.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for batch, frames in ((1, 2), (3, 7)):
+        features = np.random.default_rng(batch).normal(size=(batch, frames, DIM)).astype(np.float32)
+        wanted = Reference(model, model).probabilities(features)["probabilities"]
+        np.testing.assert_allclose(run(features)["probabilities"], wanted, atol=1e-5)
     pytest.importorskip("tensorrt_rtx")
-    written = head_onnx(head_of(lambda x: classify(side_by_side(group)(x))))
-    assert build_gate(written, profile=(2, 4, 8)).plan_bytes > 10_000
+    for half in (False, True):
+        assert build_gate(written, profile=(2, 4, 8), half=half).plan_bytes > 10_000
 
 
 REFUSED: dict[str, tuple[Build, str]] = {
