@@ -85,10 +85,7 @@ def markdown(report: Mapping[str, Any], *, full: bool = False) -> str:
         ("Size", _size(report)),
         ("What became what", parts(export, full=False) or _graph(report)),
         ("Step by step on a GPU", steps(export)),
-        (
-            "What INT8 may hurt",
-            [*warnings(export), *(f"- {each}" for each in report.get("quantization", {}).get("warnings", []))],
-        ),
+        ("What INT8 may hurt", _hurts(report)),
         ("Parity of the export", _parity(report)),
         ("Confusion", [f"![{name}]({name})" for name in report.get("confusion_png", [])]),
         ("Every layer", parts(export, full=True) if full else []),
@@ -130,6 +127,13 @@ def _verdict(report: Mapping[str, Any]) -> list[str]:
     else:
         same = f"Same top-1 on {found['top1_agreement']:.1%}"
     return [f"Not judged on labels. {same} of {found['clips']} calibration clips."]
+
+
+def _hurts(report: Mapping[str, Any]) -> list[str]:
+    """What the graph shows, and what the calibration frames did."""
+    quantization = report.get("quantization", {})
+    measured = [f"- {each}" for each in (*quantization.get("warnings", []), quantization.get("ranges")) if each]
+    return [*warnings(report.get("export", {})), *measured]
 
 
 def _latency(report: Mapping[str, Any]) -> list[str]:

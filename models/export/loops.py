@@ -45,7 +45,7 @@ def loops(model: onnx.ModelProto, *, sizes: Mapping[str, int]) -> list[Loop]:
 def sentence(found: list[Loop]) -> str:
     """What these cost, for a person."""
     if not found:
-        return "No recurrent layer: nothing waits for the step before it."
+        return "No LSTM, GRU or RNN node: TensorRT runs nothing as a loop."
     steps = sum(each.steps for each in found)
     return (
         f"TensorRT runs {'it as a loop' if len(found) == 1 else 'each as a loop of its own'}: {steps} steps that wait for one another, however wide the GPU is. "

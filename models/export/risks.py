@@ -73,18 +73,19 @@ class _Search:
 
     def risks(self) -> Iterator[Risk]:
         yield self._depthwise()
-        gated, excited, names = self._products()
+        gated, excited, gates, names = self._products()
         yield self._risk(
             "self-gated activation",
             gated,
             f"{' and '.join(sorted(names))}: no upper bound, and a small negative part that a wide range rounds away",
-            "Marey measures the range behind each on real frames (see the ranges below); where they are wide, train with ReLU6 in its place, or keep the layers behind it in float",
+            "Marey measures the range behind each on real frames (the last line here); where they are wide, train with ReLU6 in its place, or keep the layers behind it in float",
         )
         yield self._risk(
             "squeeze and excite",
             excited,
             "a gate for each channel, computed from its mean over the picture: an error there scales the whole channel",
             "Marey quantizes the gate's layers like all others; keep them in float, which costs next to no time, or train without",
+            skip=gates,
         )
         yield self._risk(
             "computed normalisation",
@@ -118,9 +119,9 @@ class _Search:
             "Marey gives each channel's weights a scale of their own, but what comes out has one scale for all; keep the layers behind it in float, or train with a weight decay on depthwise kernels",
         )
 
-    def _products(self) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto], set[str]]:
-        """Nodes that multiply a tensor by a function of itself, those whose function pools, and the names of the others."""
-        gated, excited, names = [], [], set[str]()
+    def _products(self) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto], list[str], set[str]]:
+        """Nodes that multiply a tensor by a function of itself, those whose function pools, its layers, and what the others are called."""
+        gated, excited, gates, names = [], [], list[str](), set[str]()
         for node in self._graph.node:
             if node.op_type in _GATED:
                 gated.append(node)
@@ -128,18 +129,20 @@ class _Search:
             if node.op_type != "Mul" or len(set(node.input)) != 2:
                 continue
             for source, gate in (tuple(node.input), tuple(reversed(node.input))):
-                kinds = self._between(gate, self._unscaled(source), _DEPTH) if source not in self._constants else None
-                if kinds is None:
+                way = self._between(gate, self._unscaled(source), _DEPTH) if source not in self._constants else None
+                if way is None:
                     continue
+                kinds = {self._made[name].op_type for name in way}
                 if kinds & _POOLS and kinds & {"Conv", "MatMul", "Gemm"}:
                     excited.append(node)
+                    gates += [self._made[name].name for name in way if self._made[name].name in self._quantized]
                 elif kinds & set(_SQUASHES) and not kinds & {"Conv", "MatMul", "Gemm", *_POOLS}:
                     gated.append(node)
                     names.add(next(name for kind, name in _SQUASHES.items() if kind in kinds))
                 else:
                     continue
                 break
-        return gated, excited, names
+        return gated, excited, gates, names
 
     def _unscaled(self, name: str) -> str:
         """What `name` was before it was multiplied by constants: GELU is half of x times a function of x."""
@@ -152,17 +155,17 @@ class _Search:
             node = self._made.get(name)
         return name
 
-    def _between(self, name: str, target: str, depth: int) -> frozenset[str] | None:
-        """The kinds of the nodes on a way from `target` to `name`; None where there is none."""
+    def _between(self, name: str, target: str, depth: int) -> tuple[str, ...] | None:
+        """What is computed on a way from `target` to `name`, which is the last of it; None where there is no way."""
         if name == target:
-            return frozenset()
+            return ()
         node = self._made.get(name)
         if node is None or depth == 0:
             return None
         for source in node.input:
             found = self._between(source, target, depth - 1) if source not in self._constants else None
             if found is not None:
-                return found | {node.op_type}
+                return (*found, name)
         return None
 
     def _normalisations(self) -> list[onnx.NodeProto]:
@@ -182,8 +185,17 @@ class _Search:
     def _constant(self, node: onnx.NodeProto) -> bool:
         return any(name in self._constants for name in node.input)
 
-    def _risk(self, kind: Kind, nodes: Sequence[onnx.NodeProto], finding: str, remedy: str) -> Risk:
-        skip = [name for node in nodes for name in self._behind(node)]
+    def _risk(
+        self,
+        kind: Kind,
+        nodes: Sequence[onnx.NodeProto],
+        finding: str,
+        remedy: str,
+        *,
+        skip: Sequence[str] | None = None,
+    ) -> Risk:
+        """`skip`: by default what reads `nodes` in 8 bits."""
+        skip = [name for node in nodes for name in self._behind(node)] if skip is None else skip
         layers = dict.fromkeys(layer_name(node) for node in nodes)
         return Risk(kind, tuple(layers), tuple(dict.fromkeys(skip)), finding, remedy)
 

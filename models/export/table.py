@@ -34,11 +34,11 @@ def parts(export: Mapping[str, Any], *, full: bool) -> list[str]:
 
 def steps(export: Mapping[str, Any]) -> list[str]:
     """The layers that a GPU runs step by step, and what that costs."""
-    lines = []
-    for loop in export.get("loops", []):
-        ways = ", both directions" if loop["directions"] == 2 else ""
-        lines.append(f"- {loop['layer']}: {loop['kind']} of {loop['hidden']} units, {loop['steps']} steps{ways}")
-    return [*lines, "", export["loops_cost"]] if "loops_cost" in export else []
+    lines = [
+        f"- {loop['layer']}: {loop['kind']} of {loop['hidden']} units, {loop['steps']} steps{', both directions' if loop['directions'] == 2 else ''}"
+        for loop in export.get("loops", [])
+    ]
+    return [*lines, *([""] if lines else []), export["loops_cost"]] if "loops_cost" in export else []
 
 
 def warnings(export: Mapping[str, Any]) -> list[str]:
@@ -75,11 +75,13 @@ def _shape(layer: Layer) -> str:
 def _stages(layers: Sequence[Layer]) -> list[tuple[str, ...]]:
     """Neighbours of one resolution become one row; channels do not count, so that it is the stages of a CNN that remain."""
     groups: list[list[Layer]] = []
-    for layer in layers:
-        if groups and _resolution(groups[-1][-1]) == _resolution(layer):
+    before: tuple[int, ...] | None = None
+    for layer, resolution in zip(layers, _resolutions(layers), strict=True):
+        if groups and resolution == before:
             groups[-1].append(layer)
         else:
             groups.append([layer])
+        before = resolution
     rows = [_stage(group) for group in groups]
     if len(rows) <= _ROWS:
         return rows
@@ -88,9 +90,15 @@ def _stages(layers: Sequence[Layer]) -> list[tuple[str, ...]]:
     return [*rows[: _ROWS // 2], middle, *rows[-_ROWS // 2 :]]
 
 
-def _resolution(layer: Layer) -> tuple[int, ...]:
-    shape = layer["output"]
-    return tuple(shape[1:] if len(shape) > 2 else shape)
+def _resolutions(layers: Sequence[Layer]) -> list[tuple[int, ...]]:
+    """What each layer gives but for its channels; a gate that is pooled to one value and comes back belongs to its surroundings."""
+    own = [tuple(layer["output"][1:] if len(layer["output"]) > 2 else layer["output"]) for layer in layers]
+    maps = [len(layer["output"]) > 2 and max(layer["output"][1:]) > 1 for layer in layers]
+    last = max((place for place, whole in enumerate(maps) if whole), default=0)
+    for place in range(1, last):
+        if not maps[place]:
+            own[place] = own[place - 1]
+    return own
 
 
 def _stage(group: Sequence[Layer]) -> tuple[str, ...]:
@@ -99,7 +107,8 @@ def _stage(group: Sequence[Layer]) -> tuple[str, ...]:
     kinds = Counter(layer["class"] for layer in group).most_common(_NAMED)
     told = ", ".join(f"{number} {kind}" if number > 1 else kind for kind, number in kinds)
     name = f"{group[0]['name']} … {group[-1]['name']} ({len(group)})"
-    return (name, told, _shape(group[-1]), *_sums(group))
+    shown = next((layer for layer in reversed(group) if len(layer["output"]) > 2), group[-1])
+    return (name, told, _shape(shown), *_sums(group))
 
 
 def _sums(group: Sequence[Layer]) -> tuple[str, str]:

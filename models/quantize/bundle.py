@@ -17,7 +17,7 @@ from models.errors import ExportRefused
 from models.export.artifact import REPORT, artifact, json_bytes
 from models.quantize.measure import agreement, golden_difference, tolerance
 from models.quantize.qdq import METHOD, quantize_network, sizes
-from models.quantize.ranges import activation_ranges, range_warnings
+from models.quantize.ranges import activation_ranges, range_warnings, ranges_sentence
 from service.bundle.manifest import Calibration, Manifest
 from service.bundle.store import MANIFEST, Bundle, open_bundle, write_bundle
 
@@ -94,6 +94,7 @@ def quantize_bundle(
         "golden_tolerance": golden.tolerance["int8"],
         "calibration_agreement": agreement(floats, data, head, clips, multi_label=manifest.network.multi_label),
         "widest_ranges": ranges[:_WIDEST],
+        "ranges": ranges_sentence(ranges),
         "warnings": range_warnings(ranges),
     }
     files = _files(source)

@@ -76,6 +76,15 @@ def range_warnings(table: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def ranges_sentence(table: list[dict[str, Any]]) -> str:
+    """What was measured, whether it is trouble or not."""
+    median = float(np.median([row["over_rms"] for row in table]))
+    return (
+        f"Ranges on calibration frames: the widest of {len(table)} is {table[0]['over_rms']:.0f} times the rms of what it holds (before {table[0]['nodes'][0]}; "
+        f"INT8 begins to fail above {WIDE_ONE:.0f}), the median is {median:.0f} times (above {WIDE_ALL:.0f})."
+    )
+
+
 def _readers(graph: onnx.GraphProto) -> dict[str, list[str]]:
     """For each tensor that is quantized, the nodes that read it in 8 bits."""
     back = {node.input[0]: node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}

@@ -142,6 +142,7 @@ def test_it_is_judged_and_timed_on_whole_clips_at_both_precisions(quantized: Bun
     text = (bundle.path / "report.md").read_text()
     assert "clip of 4 frames (ms)" in text
     assert "same top-1 on 100.0% of 30 clips" in text
+    assert "Ranges on calibration frames: the widest of 1 is" in text
 
 
 def test_clips_of_another_length_than_a_fixed_network_takes_are_refused(tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
 from models.quantize import quantize_network
-from models.quantize.ranges import WIDE_ALL, WIDE_ONE, activation_ranges, range_warnings
+from models.quantize.ranges import WIDE_ALL, WIDE_ONE, activation_ranges, range_warnings, ranges_sentence
 from service.bundle.store import Bundle
 from tests.clip_bundle import make_clip_bundle
 
@@ -47,7 +49,7 @@ def test_a_tensor_with_one_channel_far_above_the_others_is_named_by_its_reader(
     )
 
 
-def test_what_the_quantizer_pads_is_looked_at_as_the_network_has_it(tmp_path) -> None:
+def test_what_the_quantizer_pads_is_looked_at_as_the_network_has_it(tmp_path: Path) -> None:
     bundle = make_clip_bundle(tmp_path / "motion", frames=4)
     rows = bundle.golden().frames
     model = onnx.load(bundle.file("clip"))
@@ -71,3 +73,11 @@ def test_where_all_are_wide_one_sentence_says_so() -> None:
     (sentence,) = range_warnings(table(300, WIDE_ALL + 5, WIDE_ALL + 2, 30))
     assert "of 4 ranges half are more than 44 times" in sentence
     assert range_warnings([]) == []
+
+
+def test_what_was_measured_is_told_where_nothing_is_wrong_with_it() -> None:
+    told = ranges_sentence(table(12.4, 8, 6))
+    assert told.startswith(
+        "Ranges on calibration frames: the widest of 3 is 12 times the rms of what it holds (before layer0/Conv;"
+    )
+    assert "the median is 8 times" in told

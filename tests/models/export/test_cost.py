@@ -43,6 +43,11 @@ class Net:
         pads = [size // 2] * 4
         return self.add("Conv", [self.at, *read], strides=[stride] * 2, pads=pads, group=groups)
 
+    def conv3d(self, width: int) -> str:
+        read = self.weight(width, self.channels, 3, 3, 3), self.weight(width)
+        self.channels = width
+        return self.add("Relu", [self.add("Conv", [self.at, *read], pads=[1] * 6)])
+
     def finish(self, classes: int) -> onnx.ModelProto:
         self.add("Flatten", [self.add("GlobalAveragePool", [self.at])])
         self.add("Gemm", [self.at, self.weight(self.channels, classes), self.weight(classes)])

@@ -75,6 +75,18 @@ def test_many_layers_are_drawn_by_stage_and_in_full_where_asked(fight: Bundle) -
     assert len({len(line) for line in lines}) == 1, "columns line up"
 
 
+def test_a_gate_that_is_pooled_and_comes_back_belongs_to_the_stage_around_it() -> None:
+    shapes = [[8, 16, 16], [8], [8, 1, 1], [8, 16, 16], [12, 8, 8], [12], [12, 1, 1], [12, 8, 8], [12, 8, 8]] * 2
+    shapes[9:] = [[20, 4, 4]] * 8 + [[20]]
+    layers = [
+        {"name": f"l{n}", "class": "Conv2D", "output": shape, "parameters": 1, "macs": 1}
+        for n, shape in enumerate(shapes)
+    ]
+    lines = parts({"frames": 1, "parts": {"encoder": {"layers": layers, "parameters": 18, "macs": 18}}}, full=False)
+    assert [line.split("|")[2].strip() for line in lines[2:-1]] == ["l0 … l3 (4)", "l4 … l8 (5)", "l9 … l16 (8)", "l17"]
+    assert [line.split("|")[4].strip() for line in lines[2:-1]] == ["8×16×16", "12×8×8", "20×4×4", "20"]
+
+
 def test_what_a_transformer_repeats_is_cut_in_the_middle() -> None:
     layers = [
         {"name": f"block{n}", "class": "Dense", "output": [49, 64 + n % 2], "parameters": 10, "macs": 1000}

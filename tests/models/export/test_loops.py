@@ -43,4 +43,4 @@ def test_stacked_layers_wait_for_one_another() -> None:
 
 
 def test_a_head_without_recurrence_costs_no_steps() -> None:
-    assert "nothing waits" in sentence([])
+    assert sentence([]).endswith("TensorRT runs nothing as a loop.")

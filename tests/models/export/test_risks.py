@@ -71,7 +71,7 @@ def attending(x: Any) -> Any:
             excited,
             [
                 ("self-gated activation", ("reduce",), ("gate/Conv",), "swish"),
-                ("squeeze and excite", ("excite",), ("after/Conv",), "gate for each channel"),
+                ("squeeze and excite", ("excite",), ("reduce/Conv", "gate/Conv"), "gate for each channel"),
             ],
         ),
         (normalised, [("computed normalisation", ("norm",), ("after/MatMul",), "statistics")]),
