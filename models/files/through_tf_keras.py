@@ -43,7 +43,8 @@ def through_tf_keras(path: Path, kind: Kind, config: Mapping[str, Any]) -> Itera
     """The model at `path`, described by `config`, read by tf-keras; the files are gone afterwards. Raises ExportRefused in one sentence."""
     if not is_there():
         raise ExportRefused(
-            f"{path} was written by Keras 2, which Keras 3 cannot read; install tf-keras (pip install --no-deps tf-keras), "
+            f"{path} was written by Keras 2, which Keras 3 cannot read; install the tf-keras of your TensorFlow "
+            f"(pip install --no-deps tf-keras=={_tensorflow()}.*), "
             "or load it where it was made and save it with model.save('model.h5')"
         )
     with tempfile.TemporaryDirectory(prefix="marey-keras2-") as name:
@@ -90,6 +91,13 @@ def compare(model: keras.Model, found: FromKeras2, *, path: Path) -> float:
             f"{path} answers otherwise in Keras 3 than in Keras 2 (by {worst:.2g}, the limit is {LIMIT:g}); rebuild the model in Keras 3 and load the weights into it"
         )
     return worst
+
+
+def _tensorflow() -> str:
+    """The version whose tf-keras fits: the first two numbers."""
+    import tensorflow as tf  # noqa: PLC0415 -- Keras has loaded it
+
+    return ".".join(tf.__version__.split(".")[:2])
 
 
 def _samples(file: Path) -> tuple[tuple[list[NDArray[Any]], list[NDArray[Any]]], ...]:
