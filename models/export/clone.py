@@ -25,15 +25,15 @@ class Cloner:
 
     def apply(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not isinstance(operation, keras.Layer):
-            return operation(*args, **kwargs)
+            return _applied(operation, operation, args, kwargs)
         inner = functional(operation)
         if inner is not None:
             return self._inline(inner, args, kwargs)
         copy = self._copies.get(id(operation))
         if copy is not None:
-            return copy(*args, **kwargs)
+            return _applied(copy, operation, args, kwargs)
         copy = self._copies[id(operation)] = self.copy(operation)
-        result = copy(*args, **kwargs)
+        result = _applied(copy, operation, args, kwargs)
         give_weights(copy, operation.get_weights(), like=operation)
         return result
 
@@ -44,9 +44,7 @@ class Cloner:
                 f"{describe(layer)} has stateful=True, and each clip starts anew; rebuild it with stateful=False"
             )
         try:
-            config = layer.get_config()
-            if "dtype" in config:
-                config["dtype"] = "float32"  # a mixed-precision policy is a matter of training
+            config = _in_float32(layer.get_config())
             return type(layer).from_config({**config, "name": self.unique(layer.name), **changes})
         except (ValueError, TypeError, NotImplementedError) as error:
             raise ExportRefused(
@@ -72,6 +70,33 @@ class Cloner:
         self.run(flat.calls, values)
         results = [values[edge] for edge in flat.outputs]
         return results[0] if len(results) == 1 else results
+
+
+def _applied(copy: Any, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`copy` of `operation` on new tensors; raises ExportRefused where it does not take them."""
+    try:
+        return copy(*args, **kwargs)
+    except ExportRefused:
+        raise
+    except Exception as error:
+        shapes = [list(part.shape) for part in keras.tree.flatten((args, kwargs)) if hasattr(part, "shape")]
+        raise ExportRefused(
+            f"{describe(operation)} does not take {', '.join(map(str, shapes)) or 'what it is given'} ({reason(error)}); "
+            "give the model a fixed number of frames and a fixed height and width"
+        ) from error
+
+
+def _in_float32(config: Any) -> Any:
+    """`config` and those of layers within it without their policies: mixed precision is a matter of training."""
+    if isinstance(config, dict):
+        return {name: "float32" if _is_policy(name, part) else _in_float32(part) for name, part in config.items()}
+    return [_in_float32(part) for part in config] if isinstance(config, list) else config
+
+
+def _is_policy(name: str, part: Any) -> bool:
+    return name == "dtype" and (
+        isinstance(part, str) or (isinstance(part, dict) and "Policy" in part.get("class_name", ""))
+    )
 
 
 def _remedy(layer: Any) -> str:

@@ -114,13 +114,48 @@ def test_a_nested_model_and_a_sequential_are_split_as_if_written_out() -> None:
     same(model, found)
 
 
-def test_a_model_of_mixed_precision_is_exported_in_float32() -> None:
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_model_of_mixed_precision_is_exported_in_float32(policy: str) -> None:
+    clips, mixed = clips_input(), keras.DTypePolicy(policy)
+    x = layers.TimeDistributed(layers.Conv2D(4, 3, dtype=mixed), dtype=mixed)(clips / 255.0)
+    x = layers.TimeDistributed(layers.GlobalAveragePooling2D(dtype=mixed), dtype=mixed)(x)
+    x = layers.Bidirectional(layers.LSTM(4, dtype=mixed), dtype=mixed)(x)
+    model = keras.Model(clips, layers.Dense(3, activation="softmax", dtype="float32")(x))
+    found = split(model)
+    every = (*found.encoder._flatten_layers(), *found.head._flatten_layers())
+    assert {layer.compute_dtype for layer in every} == {"float32"}
+    compare_split(
+        model, found, Reference(found.encoder, found.head), normalization=Normalization(), lengths=(3,), seed=0
+    )
+
+
+def test_a_layer_that_does_not_take_what_it_is_given_is_named() -> None:
+    class Picky(layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            if inputs.shape[0] is None and len(inputs.shape) == 4:
+                raise RuntimeError("no frames alone")
+            return inputs
+
     clips = clips_input()
-    policy = keras.DTypePolicy("mixed_float16")
-    x = layers.TimeDistributed(layers.Conv2D(4, 3, dtype=policy), dtype=policy)(clips)
-    x = layers.TimeDistributed(layers.GlobalAveragePooling2D(dtype=policy), dtype=policy)(x)
-    found = split(keras.Model(clips, recurrent(x)))
-    assert {layer.compute_dtype for layer in (*found.encoder.layers, *found.head.layers)} == {"float32"}
+    x = layers.TimeDistributed(layers.Flatten())(layers.TimeDistributed(layers.Conv2D(2, 3))(clips))
+    model = keras.Model(clips, recurrent(x))
+    picky = Picky(name="picky")
+    model.layers[1].layer = picky
+    with pytest.raises(
+        ExportRefused, match=r"layer 'picky' \(Picky\) does not take \[None, 12, 12, 3\].*no frames alone"
+    ):
+        split(model)
+
+
+def test_a_recurrence_that_an_engine_lacks_is_told() -> None:
+    clips = clips_input()
+    x = layers.TimeDistributed(cnn())(clips)
+    cells = layers.RNN([layers.LSTMCell(4), layers.GRUCell(3, recurrent_activation="hard_sigmoid")], name="odd")
+    (note,) = split(keras.Model(clips, layers.Dense(3)(layers.Bidirectional(cells, name="both")(x)))).notes
+    assert note.startswith(
+        "layer 'both' (Bidirectional) computes hard_sigmoid in its recurrence, which OpenVINO cannot"
+    )
+    assert split(keras.Model(clips, recurrent(x))).notes == ()
 
 
 def test_attention_is_found_whichever_output_it_is() -> None:
