@@ -82,6 +82,7 @@ class Run:
             yield Step("resnet", python("-m", "tests.gpu.resnet_lstm", self._environment["MAREY_GPU_RESNET"]), 90)
             yield Step("speed", pytest("speed"), 180)
             yield Step("service", pytest("service"), 150)
+            yield Step("clip networks", pytest("clip_network"), 120)
             yield Step("cache", pytest("cache"), 90)
             yield Step("memory", pytest("memory"), 180)
             yield Step("faults", pytest("faults"), 90)
