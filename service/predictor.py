@@ -214,6 +214,7 @@ class Predictor:
             )
         if count >= fixed:
             return clip
-        what = "the image is" if isinstance(clip.source, ImageInfo) else f"its {count} are"
+        frames = "one frame is" if count == 1 else f"{count} frames are"
+        what = "the image is" if isinstance(clip.source, ImageInfo) else f"the video's {frames}"
         warning = f"the model takes {fixed} frames and no other number: {what} repeated"
         return replace(clip, warnings=(*clip.warnings, warning))

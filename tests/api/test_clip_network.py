@@ -175,7 +175,7 @@ def test_a_network_of_fixed_length_takes_no_other_and_repeats_the_frames_of_a_sh
     answer = served.post("/classify/video", make_video("red", "blue", frames=1), model="fixed").json()
     assert [frame["index"] for frame in answer["sampling"]["frames"]] == [0, 0, 1, 1]
     assert [moment["index"] for moment in answer["positions"]] == [0, 0, 1, 1]
-    assert answer["warnings"] == ["the model takes 4 frames and no other number: its 2 are repeated"]
+    assert answer["warnings"] == ["the model takes 4 frames and no other number: the video's 2 frames are repeated"]
     assert labels(answer)[0] == "turns blue"
 
 
