@@ -189,3 +189,44 @@ def test_a_layer_of_ones_own_is_found_in_the_code(tmp_path: Path, code: Path) ->
     ):
         load_keras(tmp_path / "own.keras")
     assert same(load_keras(tmp_path / "own.keras", code=opened), model)
+
+
+NESTED = """
+import keras
+from keras import layers
+
+class Nest(keras.Layer):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.blocks = [[layers.Dense(2)], [layers.Dense(2)]]
+
+    def build(self, shape):
+        for (block,) in self.blocks:
+            block.build(shape)
+
+    def call(self, rows):
+        return self.blocks[0][0](rows) + self.blocks[1][0](rows)
+
+rows = keras.Input((3,))
+model = keras.Model(rows, Nest(name="nest")(rows))
+"""
+
+
+def test_weights_that_keras_would_leave_random_with_a_warning_are_refused(tmp_path: Path) -> None:
+    """Files of some versions of Keras lack the layers in lists of lists; Keras warns and goes on with random weights."""
+    (tmp_path / "nested.py").write_text(NESTED)
+    code = ModelCode.parse(str(tmp_path / "nested.py"), trust=True)
+    file = tmp_path / "m.weights.h5"
+    model = code.open().model()
+    model.save_weights(file)
+    loaded = load_keras(file, code=code, trust=True)
+    rows = np.ones((1, 3), np.float32)
+    np.testing.assert_array_equal(loaded(rows), model(rows))
+    with h5py.File(file, "a") as content:
+        blocks = content["layers/nest/blocks"]
+        for name in list(blocks):
+            del blocks[name]
+    with pytest.raises(
+        ExportRefused, match=r"do not fit the model .*freshly-initialized|do not fit the model .*Skipping"
+    ):
+        load_keras(file, code=code, trust=True)
