@@ -1,13 +1,11 @@
 """Models and layers whose graph only their code knows, taken apart: their `call` is run once on symbolic tensors.
 
-What comes out is a functional model of the same layers, held against the original on synthetic clips. A user's layer that cannot
-be opened stays whole, for tf2onnx; a whole model cannot, since nothing could be told about its frames.
+What comes out is a functional model of the same layers, held against the original on synthetic clips.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,16 +16,13 @@ import numpy as np
 from keras import layers, ops
 
 from models.errors import ExportRefused
+from models.export.opened import open_layer, openable, openable_within, opened, uniquely_named
 from models.export.reason import reason
-from models.export.tensorflow_calls import batch_first, tensorflow_calls
-from models.export.trace import Edge, describe, functional, replay, trace
+from models.export.trace import describe, functional
 from models.synthetic import synthetic_clips
 from service.bundle.manifest import Input
 
 _LIMIT = 1e-5  # relative to the largest answer
-_DEEPEST = 8  # layers of the user's own within each other
-# Code that is not the user's.
-_LIBRARIES = ("keras", "tensorflow", "models", "service")
 
 
 def as_functional(model: keras.Model, *, input: Input, frames: int) -> keras.Model:  # noqa: A002 -- the manifest's own word
@@ -40,7 +35,7 @@ def as_functional(model: keras.Model, *, input: Input, frames: int) -> keras.Mod
     frame = (input.height, input.width, input.channels)
     given = _shapes(model, frame, frames)
     if functional(model) is not None and (
-        len(given) != 1 or not (_openable_within(model) or _lacks_channels(given[0], frame))
+        len(given) != 1 or not (openable_within(model) or _lacks_channels(given[0], frame))
     ):
         return model
     if len(given) != 1:
@@ -106,129 +101,30 @@ def _rebuilt(
     clips = keras.Input((length, *frame) if _is_clips(shape, frame) else frame, dtype="float32", name="frames")
     fed = ops.squeeze(clips, axis=-1) if _lacks_channels(shape, frame) else clips
     if functional(model) is not None:
-        return _opened(keras.Model(clips, model(fed), name=model.name))
+        return opened(keras.Model(clips, model(fed), name=model.name))
     _tell_shapes(model)
     try:
-        answers = _open(model, (fed,), {})
-        twin = keras.Model(clips, _uniquely_named(answers), name=model.name)
+        answers = open_layer(model, (fed,), {})
+        twin = keras.Model(clips, uniquely_named(answers), name=model.name)
     except Exception as error:  # whatever the user's code raises
         raise ExportRefused(
             f"model {model.name!r} ({type(model).__name__}) cannot be taken apart{_line_of(error)}: {reason(error)}; "
             "use layers, keras.ops and -1 for the batch there, and no Python branches on values, or rebuild it as a functional "
             "keras.Model(inputs, outputs) with the same layers"
         ) from error
-    return _opened(twin)
+    return opened(twin)
 
 
 def _tell_shapes(model: keras.Model) -> None:
     """Let TimeDistributed know what the user's layers give, who in eager mode need not say."""
     inner = (part.layer for part in model._flatten_layers() if isinstance(part, layers.TimeDistributed))  # noqa: SLF001
     for layer in inner:
-        if type(layer).compute_output_shape is keras.Layer.compute_output_shape and _openable(layer):
+        if type(layer).compute_output_shape is keras.Layer.compute_output_shape and openable(layer):
             layer.compute_output_shape = functools.partial(_output_shape, layer)
 
 
 def _output_shape(layer: Any, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    return tuple(_open(layer, (keras.Input(shape[1:]),), {}).shape)
-
-
-def _open(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What `layer` computes from symbolic tensors, as calls of its own layers and of operations."""
-    if isinstance(layer, layers.Lambda):
-        wanted = inspect.signature(layer.function).parameters  # Keras gives a mask, which few functions take
-        settings = {name: value for name, value in kwargs.items() if name in wanted}
-        with tensorflow_calls():
-            return layer.function(*args, **{**(layer.arguments or {}), **settings})
-    accepted = inspect.signature(layer.call).parameters
-    settings = {name: value for name, value in kwargs.items() if name in accepted}
-    with tensorflow_calls():
-        return layer.call(*args, **{**settings, **({"training": False} if "training" in accepted else {})})
-
-
-def _opened(model: keras.Model) -> keras.Model:
-    """`model` with the user's own layers replaced by what they compute, as deep as they go, and the batch of reshapes as -1."""
-    closed: dict[int, Any] = {}
-    for _ in range(_DEEPEST):
-        flat = trace(model)
-        if not any(_can_open(call.operation, closed) for call in flat.calls):
-            break
-        tensor = keras.Input(model.inputs[0].shape[1:], dtype="float32", name="frames")
-        values: dict[Edge, Any] = {flat.inputs[0]: tensor}
-        replay(flat.calls, values, lambda call, args, kwargs: _apply(call.operation, args, kwargs, closed))
-        answers = keras.tree.pack_sequence_as(model.output, [values[edge] for edge in flat.outputs])
-        model = keras.Model(tensor, _uniquely_named(answers), name=model.name)
-    return model
-
-
-def _can_open(operation: Any, closed: dict[int, Any]) -> bool:
-    if id(operation) in closed:
-        return False
-    if isinstance(operation, layers.TimeDistributed):
-        return functional(operation.layer) is not operation.layer and _openable_within(operation.layer)
-    return _openable(operation) or (
-        type(operation).__name__ == "Reshape" and None in getattr(operation, "newshape", ())
-    )
-
-
-def _apply(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], closed: dict[int, Any]) -> Any:
-    if not _can_open(operation, closed):
-        return operation(*args, **kwargs)
-    if not isinstance(operation, keras.Layer):
-        known = batch_first(args[0].shape, operation.newshape)
-        closed[id(operation)] = operation
-        return operation(*args, **kwargs) if known is None else ops.reshape(args[0], known)
-    try:
-        if isinstance(operation, layers.TimeDistributed):
-            inner = _within(operation.layer, args[0].shape[2:])
-            return layers.TimeDistributed(inner, name=operation.name)(args[0])
-        return _open(operation, args, kwargs)
-    except Exception:  # noqa: BLE001 -- whatever the user's code raises: such a layer stays whole, and tf2onnx has a try
-        closed[id(operation)] = operation
-        return operation(*args, **kwargs)
-
-
-def _within(layer: Any, shape: tuple[int | None, ...]) -> keras.Model:
-    """The functional model of what a TimeDistributed wraps, on frames of `shape`."""
-    frame = keras.Input(shape, dtype="float32")
-    answers = layer(frame) if functional(layer) is not None else _open(layer, (frame,), {})
-    return _opened(keras.Model(frame, _uniquely_named(answers), name=layer.name))
-
-
-def _openable(operation: Any) -> bool:
-    """Whether it is a layer with a `call` of the user's own, not one of Keras's or ours."""
-    if isinstance(operation, layers.Lambda):
-        return True
-    if not isinstance(operation, keras.Layer) or functional(operation) is not None:
-        return False
-    owner = next(kind for kind in type(operation).__mro__ if "call" in vars(kind))
-    return owner.__module__.split(".")[0] not in _LIBRARIES
-
-
-def _openable_within(layer: Any) -> bool:
-    graph = functional(layer)
-    if graph is None:
-        inner = layer.layer if isinstance(layer, layers.TimeDistributed) else layer
-        return _openable(inner) if inner is layer else _openable_within(inner)
-    return any(_openable_within(call.operation) for call in trace(layer).calls)
-
-
-def _uniquely_named(answers: Any) -> Any:
-    """`answers`, after the layers on the way to them were renamed where two are called alike, which no functional model may hold."""
-    seen: dict[str, Any] = {}
-    visited: set[int] = set()
-    waiting = [tensor for tensor in keras.tree.flatten(answers) if isinstance(tensor, keras.KerasTensor)]
-    while waiting:
-        operation, place, _ = waiting.pop()._keras_history  # noqa: SLF001 -- Keras has no public way back from a tensor
-        node = operation._inbound_nodes[place]  # noqa: SLF001
-        if id(node) in visited:
-            continue
-        visited.add(id(node))
-        waiting.extend(node.input_tensors)
-        number, name = 1, operation.name
-        while seen.setdefault(operation.name, operation) is not operation:
-            number += 1
-            operation.name = f"{name}_{number}"
-    return answers
+    return tuple(open_layer(layer, (keras.Input(shape[1:]),), {}).shape)
 
 
 def _line_of(error: BaseException) -> str:
