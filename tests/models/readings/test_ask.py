@@ -115,6 +115,16 @@ def test_without_a_batchnorm_the_order_is_the_customary_one_and_the_table_says_s
     assert "no BatchNormalization tells which is right" in text
 
 
+def test_a_batchnorm_that_saw_no_training_tells_nothing(folder: Path) -> None:
+    model = trained("tf", "rgb", clips=True)
+    norm = next(layer for layer in model._flatten_layers() if layer.name == "norm")
+    norm.moving_mean.assign(np.zeros(12))
+    norm.moving_variance.assign(np.ones(12))
+    text = refusal(model, folder)
+    assert "no BatchNormalization tells which is right" in text
+    assert "off by" not in text
+
+
 def test_the_family_of_the_network_comes_first_where_nothing_else_tells(folder: Path) -> None:
     frame = keras.Input((32, 32, 3))
     x = layers.Conv2D(2, 3, name="block5_conv3")(layers.Conv2D(2, 3, name="block1_conv1")(frame))  # a VGG's names
