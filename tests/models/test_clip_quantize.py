@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import numpy_helper
 
 from models.assess import assess, time_only
 from models.calibration import CalibrationFrames, from_dataset
+from models.cli import main
 from models.dataset import Dataset
 from models.errors import DataError, ExportRefused
 from models.export.artifact import artifact
 from models.export.runtime import Runtime
 from models.judge import runners_of
-from models.pipeline import quantize_judged
+from models.pipeline import copy_bundle, quantize_judged
 from models.quantize import CalibrationData, assert_legal, quantize_bundle, quantize_network
 from models.quantize.measure import OpenVino
 from service.bundle.manifest import Network
@@ -190,6 +192,21 @@ def test_without_labels_the_report_still_says_how_fast_and_how_alike(quantized: 
     assert "Same top-1 on 100.0% of 12 calibration clips" in text
     assert "clip.int8" in text
     assert "`marey-build …`" in text
+
+
+def test_the_command_line_keeps_in_float_what_it_is_told_to(motion: Bundle, dataset: Dataset, tmp_path: Path) -> None:
+    bundle = copy_bundle(motion, tmp_path / "motion")
+    arguments = ["quantize", str(bundle.path), "--calibration", str(dataset.root)]
+    refused = CliRunner().invoke(main, [*arguments, "--skip", "conv*"])
+    assert refused.exit_code == 1
+    assert "error: all 1 nodes that could be INT8 are skipped" in refused.stderr
+    assert "clip.int8" not in open_bundle(bundle.path).manifest.artifacts
+    done = CliRunner().invoke(main, [*arguments, "--skip", "matmul*"])
+    assert done.exit_code == 0, done.output
+    calibration = open_bundle(bundle.path).manifest.calibration
+    assert calibration is not None
+    assert (calibration.skipped, calibration.split, calibration.frames) == (("matmul*",), "train", 120)
+    assert "Same top-1 on 100.0% of 30 calibration clips" in done.stdout
 
 
 def test_a_network_without_anything_for_int8_stays_in_float_and_the_report_says_so(tmp_path: Path) -> None:
