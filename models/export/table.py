@@ -33,10 +33,14 @@ def parts(export: Mapping[str, Any], *, full: bool) -> list[str]:
 
 
 def steps(export: Mapping[str, Any]) -> list[str]:
-    """The layers that a GPU runs step by step, and what that costs."""
+    """The layers that run step by step, as a loop of TensorRT or written out, and what a loop costs."""
     lines = [
         f"- {loop['layer']}: {loop['kind']} of {loop['hidden']} units, {loop['steps']} steps{', both directions' if loop['directions'] == 2 else ''}"
         for loop in export.get("loops", [])
+    ]
+    lines += [
+        f"- {layer}: written out for {export['frames']} frames; its steps wait for one another, without a loop"
+        for layer in export.get("written_step_by_step", [])
     ]
     return [*lines, *([""] if lines else []), export["loops_cost"]] if "loops_cost" in export else []
 

@@ -116,6 +116,8 @@ def test_steps_and_warnings_are_sentences_that_name_the_layers() -> None:
         "",
         "Slow.",
     ]
+    written = {"loops": [], "loops_cost": "None.", "frames": 5, "written_step_by_step": ["layer 'memory' (ConvLSTM2D)"]}
+    assert steps(written)[0].startswith("- layer 'memory' (ConvLSTM2D): written out for 5 frames")
     assert steps({}) == warnings({}) == parts({}, full=True) == []
 
 
