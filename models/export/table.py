@@ -29,7 +29,17 @@ def parts(export: Mapping[str, Any], *, full: bool) -> list[str]:
         total = (f"all, for {per}", "", "", f"{part['parameters']:,}", count(part["macs"]))
         rows += [(role if number == 0 else "", *row) for number, row in enumerate((*shown, total))]
     header = ["part", "layers", "class", "output, channels first", "parameters", "MACs"]
-    return markdown_table(header, rows) if rows else []
+    return [*markdown_table(header, rows), *([] if full else _remarks(export))] if rows else []
+
+
+def _remarks(export: Mapping[str, Any]) -> list[str]:
+    """Why it became one network or takes a fixed number of frames, and what else the exporter has to say."""
+    told = [str(each) for each in export.get("notes", [])]
+    if export.get("static_frames_because"):
+        told.insert(0, f"The network takes {export['static_frames']} frames: {export['static_frames_because']}.")
+    if export.get("not_split"):
+        told.insert(0, f"One network for whole clips: {export['not_split']}.")
+    return ["", *(f"- {each}" for each in told)] if told else []
 
 
 def steps(export: Mapping[str, Any]) -> list[str]:

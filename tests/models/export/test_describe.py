@@ -99,6 +99,25 @@ def test_what_a_transformer_repeats_is_cut_in_the_middle() -> None:
     assert "46 k" in lines[9]
 
 
+def test_why_a_model_became_one_network_stands_below_the_table() -> None:
+    layer = {"name": "memory", "class": "ConvLSTM2D", "output": [4, 8, 8], "parameters": 1, "macs": 1}
+    found = {
+        "frames": 6,
+        "parts": {"clip": {"layers": [layer], "parameters": 1, "macs": 1}},
+        "not_split": "layer 'memory' reads several frames at once",
+        "static_frames": 6,
+        "static_frames_because": "layer 'memory' is written out step by step",
+        "notes": ["Dropout is left out"],
+    }
+    assert parts(found, full=False)[-4:] == [
+        "",
+        "- One network for whole clips: layer 'memory' reads several frames at once.",
+        "- The network takes 6 frames: layer 'memory' is written out step by step.",
+        "- Dropout is left out",
+    ]
+    assert len(parts(found, full=True)) == 4
+
+
 def test_steps_and_warnings_are_sentences_that_name_the_layers() -> None:
     risk = {
         "kind": "squeeze and excite",
