@@ -52,12 +52,22 @@ def translate(
     import tf2onnx  # noqa: PLC0415
 
     edges, kernels = list(inputs), _large_kernels(calls)
+    scopes: dict[str, str] = {}
+
+    def apply(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        graph = tf.compat.v1.get_default_graph()
+        before = len(graph.get_operations())
+        results = _serve(call, args, kwargs)
+        if call.is_layer:
+            added = {operation.name.split("/")[0] for operation in graph.get_operations()[before:]}
+            scopes.update((scope, call.operation.name) for scope in added)
+        return results
 
     def run(*tensors: Any) -> dict[str, Any]:
         given, weights = tensors[: len(edges)], tensors[len(edges) :]
         values = {edge: tf.cast(tensor, edge.dtype) for edge, tensor in zip(edges, given, strict=True)}
         with keras.StatelessScope(list(zip(kernels.values(), weights, strict=True))):
-            replay(calls, values, _serve)
+            replay(calls, values, apply)
         return {name: values[edge] for name, edge in outputs.items()}
 
     signature = [tf.TensorSpec(entry.shape, entry.dtype, name=entry.name) for entry in inputs.values()]
@@ -91,6 +101,11 @@ def translate(
     constants |= {name: weight.numpy() for name, weight in kernels.items()}
     _fix_captured(model.graph, constants, given={entry.name for entry in inputs.values()})
     _turn_kernels(model.graph)
+    # TensorFlow numbers its scopes: that of the first conv2d is conv2d_1, and so another layer.
+    for node in model.graph.node:
+        scope = node.name.split("/")[0]
+        if scope in scopes:
+            node.name = f"{scopes[scope]}/{node.name}"
     _refuse_unknown(model.graph, known)
     _pool_channels_first(model.graph)
     return model

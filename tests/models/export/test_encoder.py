@@ -108,6 +108,14 @@ def test_nodes_are_named_after_their_layers() -> None:
     assert [node.name for node in graph.node if node.op_type == "Mul"] == ["scale_bytes/Mul"]
 
 
+def test_layers_that_keras_numbered_keep_their_own_names() -> None:
+    frames = keras.Input((10, 10, 3))
+    x = layers.Conv2D(4, 3, name="conv2d")(frames)
+    x = layers.Conv2D(4, 3, name="conv2d_1")(layers.MaxPooling2D()(x))
+    graph = encoder_onnx(keras.Model(frames, layers.GlobalAveragePooling2D()(x), name="encoder")).graph
+    assert [node.name for node in graph.node if node.op_type == "Conv"] == ["conv2d/Conv", "conv2d_1/Conv"]
+
+
 def test_a_layer_that_loops_is_refused_by_name() -> None:
     frames = keras.Input((10, 10, 3))
 
