@@ -272,7 +272,7 @@ def test_a_lambda_that_is_trusted_is_traced_where_it_can_be(given: Path, tmp_pat
         "the Lambda layer 'to_unit', whose code would run" in export(given, tmp_path / "out", *arguments, code=1).stderr
     )
     result = export(given, tmp_path / "out", *arguments[:1], "--trust")
-    assert "scaled by 'true_divide' inside the model" in result.stderr
+    assert "scaled by 'true_divide" in result.stderr
     pixels = clips_of()
     wanted = np.asarray(model(pixels.reshape(-1, 16, 16, 3).astype(np.float32))).reshape(2, 5, 3).mean(axis=1)
     np.testing.assert_allclose(answers(open_bundle(tmp_path / "out"), pixels), wanted, atol=1e-5)
