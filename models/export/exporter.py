@@ -16,6 +16,7 @@ from models.export.networks import Activation, Networks, Weights
 from models.export.normalization import Normalization
 from models.export.outputs import Steps
 from models.export.pack import pack
+from models.export.subclassed import as_functional
 from models.files.load import load_keras
 from models.provenance import file_sha256
 from service.bundle.manifest import Input, Provenance, Sampling, Task
@@ -35,10 +36,12 @@ def keras_networks(
 ) -> Networks:
     """The graphs of `model`, equal to it within 1e-4 in probability; raises ExportRefused. `frames`: the usual T.
 
-    Encoder and head where frames stand alone before they meet, else one clip network.
+    Encoder and head where frames stand alone before they meet, else one clip network. A subclassed model, and layers of the
+    user's own, are taken apart first.
     """
     normalization = normalization or Normalization(color="gray" if input.color == "gray" else "rgb")
     same_color(input, normalization)
+    model = as_functional(model, input=input, frames=frames)
     asked: dict[str, Any] = {
         "input": input,
         "normalization": normalization,
