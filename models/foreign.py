@@ -11,11 +11,11 @@ import keras
 from models.errors import ExportRefused
 from models.export.exporter import export_model
 from models.export.from_onnx import OnnxFile, onnx_networks
+from models.export.model.subclassed import as_functional
+from models.export.model.two_files import join_files
 from models.export.networks import Weights
 from models.export.normalization import Normalization
 from models.export.pack import pack
-from models.export.subclassed import as_functional
-from models.export.two_files import join_files
 from models.files.load import load_keras
 from models.files.model_code import ModelCode
 from models.provenance import file_sha256, packages

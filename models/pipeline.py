@@ -19,9 +19,9 @@ from models.assess import assess, note, one_class_each, time_only
 from models.calibration import CalibrationFrames, from_dataset
 from models.dataset import Dataset
 from models.errors import QuantizationRefused
-from models.export.eight_bits import NOTHING, int8_nodes
 from models.export.exporter import export_model
 from models.export.half import widen
+from models.export.report.eight_bits import NOTHING, int8_nodes
 from models.provenance import file_sha256, packages
 from models.quantize import quantize_bundle
 from models.recipe import Recipe

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.export.table import markdown_table, parts, steps, warnings
+from models.export.report.table import markdown_table, parts, steps, warnings
 
 Report = dict[str, Any]
 

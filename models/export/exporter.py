@@ -10,13 +10,13 @@ from typing import Any
 import keras
 
 from models.errors import NotSplittable
-from models.export.clip import clip_networks
-from models.export.encoder_head import same_color, split_networks
+from models.export.clip.networks import clip_networks
+from models.export.model.outputs import Steps
+from models.export.model.subclassed import as_functional
 from models.export.networks import Activation, Networks, Weights
 from models.export.normalization import Normalization
-from models.export.outputs import Steps
 from models.export.pack import pack
-from models.export.subclassed import as_functional
+from models.export.split.networks import same_color, split_networks
 from models.files.load import load_keras
 from models.provenance import file_sha256
 from service.bundle.manifest import Input, Provenance, Sampling, Task

@@ -11,8 +11,8 @@ from keras import layers
 from numpy.typing import NDArray
 
 from models.errors import ExportRefused
-from models.export.clone import Cloner
-from models.export.trace import trace
+from models.export.model.clone import Cloner
+from models.export.model.trace import trace
 
 Channels = Literal["rgb", "bgr", "gray"]
 _TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

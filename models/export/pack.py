@@ -9,9 +9,9 @@ import numpy as np
 
 from models.errors import ExportRefused
 from models.export.artifact import REPORT, artifact, json_bytes
-from models.export.describe import describe_graphs, keras_classes
 from models.export.golden import golden_clips, npz
 from models.export.networks import Networks, Weights
+from models.export.report.describe import describe_graphs, keras_classes
 from service.bundle.manifest import Golden, Input, Manifest, Provenance, Sampling, Task
 from service.bundle.store import Bundle, GoldenClips, sha256, write_bundle
 

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from models.errors import ExportRefused
-from models.export.cost import attribute, layer_name
-from models.export.eight_bits import NOTHING, int8_nodes
-from models.export.graph import finish
+from models.export.graphs.finish import finish
 from models.export.half import widen
+from models.export.report.cost import attribute, layer_name
+from models.export.report.eight_bits import NOTHING, int8_nodes
 from models.quantize.legal import assert_legal
 
 METHOD = "MinMax"

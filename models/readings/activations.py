@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import ExportRefused
-from models.export.trace import Call, functional, replay, trace
+from models.export.model.trace import Call, functional, replay, trace
 
 
 @dataclass(frozen=True, slots=True)

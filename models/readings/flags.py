@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from models.errors import ExportRefused
+from models.export.model.outputs import Activation, Steps
 from models.export.normalization import Channels
-from models.export.outputs import Activation, Steps
 from service.bundle.manifest import Input, Resize, Sampling
 
 DEFAULT_FRAMES = 16

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from models.errors import ExportRefused
-from models.export.trace import Call, Edge, functional, trace
+from models.export.model.trace import Call, Edge, functional, trace
 
 
 def operations(model: Any) -> Iterator[tuple[Any, Call | None]]:

@@ -16,11 +16,11 @@ from onnx import helper, numpy_helper
 
 from models.errors import ExportRefused
 from models.export.artifact import artifact
-from models.export.clip import clip_networks
-from models.export.encoder import encoder_onnx
-from models.export.fold import fold_batchnorm
+from models.export.clip.networks import clip_networks
 from models.export.gate import build_gate
+from models.export.graphs.encoder import encoder_onnx
 from models.export.half import halve
+from models.export.model.fold import fold_batchnorm
 from models.export.normalization import Normalization
 from models.quantize import quantize_network
 from service.bundle.manifest import Input, Role

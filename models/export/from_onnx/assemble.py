@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from models.export.from_onnx.cut import Cut
 from models.export.from_onnx.file import TURN, Layout, OnnxFile
 from models.export.from_onnx.reference import Ending
-from models.export.graph import finish, rename
+from models.export.graphs.finish import finish, rename
 from models.export.normalization import Normalization
 
 _FLOAT, _BYTE = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8

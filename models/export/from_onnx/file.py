@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from models.errors import ExportRefused
-from models.export.nodes import OPSET
+from models.export.nodes.graph import OPSET
 from models.export.runtime import Runtime
 
 Layout = Literal["NHWC", "NCHW", "BTHWC", "BTCHW", "BCTHW"]

@@ -11,18 +11,18 @@ import onnx
 from onnx import helper
 
 from models.errors import ExportRefused
-from models.export.encoder_head import same_color
 from models.export.from_onnx.assemble import clip_graph, encoder_graph, head_graph
 from models.export.from_onnx.cut import Cut, cut_clips, cut_image, run_shapes
 from models.export.from_onnx.file import PREFIX, OnnxFile
 from models.export.from_onnx.reference import Ending, OnnxReference, rounded
 from models.export.golden import synthetic_answers
 from models.export.half import halve
+from models.export.model.outputs import missing_activation
 from models.export.networks import Activation, Networks, Weights
 from models.export.normalization import Normalization
-from models.export.outputs import missing_activation
-from models.export.parity import LIMIT
 from models.export.runtime import Runtime
+from models.export.split.networks import same_color
+from models.export.split.parity import LIMIT
 from models.synthetic import synthetic_clips
 from service.bundle.manifest import Input, Network, Role
 

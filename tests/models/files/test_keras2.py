@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from models.errors import ExportRefused
-from models.export.trace import trace
+from models.export.model.trace import trace
 from models.files.keras2 import load_keras2
 from models.files.keras2_model import Builder
 from models.files.kind import read_config

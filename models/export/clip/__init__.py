@@ -1,0 +1,1 @@
+"""A model as one network of whole clips."""

@@ -1,0 +1,1 @@
+"""A user's Keras model: read as a flat graph, taken apart, copied."""

@@ -1,0 +1,1 @@
+"""What became of a model, what it costs, and where INT8 may hurt."""
