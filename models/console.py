@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec
 
 import click
+import psutil
 
 from models.report import Report, markdown
 from service.bundle.store import Bundle
@@ -66,6 +69,13 @@ def engine_too(bundle: Bundle) -> None:
     except EngineError as error:  # the bundle is whole all the same
         click.echo(f"no TensorRT engine here: {error}", err=True)
         click.echo(f"on the GPU host: marey-build engine {shlex.quote(str(bundle.path))}", err=True)
+
+
+def resources() -> str:
+    """What this process took so far, for a person: seconds since it was started, memory at its peak."""
+    seconds = time.time() - psutil.Process().create_time()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    return f"took {seconds:.0f} s and {peak / 1e9:.1f} GB of memory at most"
 
 
 def tell(bundle: Bundle, report: Report | None, *, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from models.console import (
     max_drop_option,
     one_sentence,
     out_option,
+    resources,
     split_option,
     tell,
 )
@@ -148,6 +149,7 @@ def export(
         command=command_line(),
     )
     tell(bundle, report, as_json=as_json)
+    click.echo(resources(), err=True)
     engine_too(bundle)
 
 
