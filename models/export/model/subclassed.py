@@ -129,7 +129,7 @@ def _output_shape(layer: Any, shape: tuple[int | None, ...]) -> tuple[int | None
 
 def _line_of(error: BaseException) -> str:
     """Where in the user's code it happened."""
-    ours = str(Path(__file__).parent)
+    ours = str(Path(__file__).parents[1])
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         parts = Path(frame.filename).parts
         if not {"keras", "tensorflow", "numpy"} & set(parts) and not frame.filename.startswith(ours):
