@@ -68,4 +68,5 @@ def _input(manifest: Manifest) -> str:
 def _sampling(manifest: Manifest) -> str:
     sampling = manifest.sampling
     what = f"{sampling.fps:g} frames a second" if sampling.fps else f"{sampling.frames} frames over the clip"
-    return f"{sampling.strategy}, {what}, at most {sampling.max_frames}; short clips {sampling.short_clip}"
+    most = "and no other number" if manifest.network.static_frames else f"at most {sampling.max_frames}"
+    return f"{sampling.strategy}, {what}, {most}; short clips {sampling.short_clip}"

@@ -30,3 +30,5 @@ def test_a_clip_network_is_told_with_its_length_and_its_further_outputs(tmp_path
         "one for the whole clip, 6 frames and no other number, with attention, with probabilities by position"
     )
     assert row(fixed, "clip.int8").startswith("clip.int8.onnx, ")
+    assert "at most" in row(free, "sampling")
+    assert "and no other number" in row(fixed, "sampling")

@@ -32,9 +32,9 @@ class Case:
 
 
 CASES: dict[str, Case] = {
-    "lrcn": Case(frames.lrcn, preprocess="0/255"),
+    "lrcn": Case(frames.lrcn, preprocess="0/255", frames=6, static=6),
     "mobilenet_lstm": Case(frames.mobilenet_lstm, preprocess="tf"),
-    "vgg_bilstm": Case(frames.vgg_bilstm, preprocess="caffe", color="bgr"),
+    "vgg_bilstm": Case(frames.vgg_bilstm, preprocess="caffe", color="bgr", frames=8, static=8),
     "video_transformer": Case(frames.video_transformer, frames=5, static=5),
     "cnn_bilstm_attention": Case(frames.cnn_bilstm_attention),
     "attention_output": Case(frames.attention_output, preprocess="torch", attention=True),
@@ -47,7 +47,7 @@ CASES: dict[str, Case] = {
     "multi_label": Case(frames.multi_label, preprocess="0/255", multi_label=True),
     "logits": Case(frames.logits, preprocess="127.5/127.5", activation="softmax"),
     "subclassed": Case(frames.subclassed),
-    "folded_by_hand": Case(frames.folded_by_hand, preprocess="0/255", frames=6),
+    "folded_by_hand": Case(frames.folded_by_hand, preprocess="0/255", frames=6, static=6),
     "preprocessing_inside": Case(frames.preprocessing_inside, color="gray"),
     "two_poolings": Case(frames.two_poolings),
     "flattened_time": Case(frames.flattened_time, preprocess="0/255", frames=4, static=4),

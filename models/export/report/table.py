@@ -28,7 +28,7 @@ def parts(export: Mapping[str, Any], *, full: bool) -> list[str]:
         per = "a frame" if role == "encoder" else f"a clip of {export['frames']}"
         total = (f"all, for {per}", "", "", f"{part['parameters']:,}", count(part["macs"]))
         rows += [(role if number == 0 else "", *row) for number, row in enumerate((*shown, total))]
-    header = ["part", "layers", "class", "output, channels first", "parameters", "MACs"]
+    header = ["part", "layers", "class", "output, channels first", "parameters in the graph", "MACs"]
     return [*markdown_table(header, rows), *([] if full else _remarks(export))] if rows else []
 
 

@@ -6,7 +6,7 @@ layer treats each frame by itself. A network for single images is cut before its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ class Split:
 
     `encoder`: frames float32 `[N, H, W, C]` → features `[N, D]`. `head`: features `[B, T, D]` → a dict of `probabilities` `[B, K]`
     and, where `attention` and `positions` say so, `attention` `[B, T]` and the answer of each step `positions` `[B, T, K]`.
-    `static_frames`: T where the head knows no other. `notes`: what of the model was left out and why, and what not every engine runs, in sentences.
+    `static_frames`: T where the model fixes it, or the head knows no other. `notes`: what of the model was left out and why, and what not every engine runs, in sentences.
     """
 
     source: Literal["video", "image"]
@@ -99,9 +99,10 @@ def split_model(
     added = missing_activation(activation, found, answer.shape[-1])
     encoder = _encoder(before, clips, cut, forms, shape=(height, width, channels))
     tail = flat.between([cut], flat.outputs)
-    head, static_frames = _head(
-        tail, flat, cut, outputs, dim=int(encoder.output_shape[-1]), fixed=length or frames, added=added
-    )
+    dim = int(encoder.output_shape[-1])
+    # A fixed T with a mask is a longest clip, to which others were padded; without one, it is what the model was trained on.
+    lengths = (length,) if length is not None and not notes else (None, length or frames)
+    head, static_frames = _head(tail, flat, cut, outputs, dim=dim, lengths=lengths, added=added)
     return Split(
         source="video" if clips.rank == 5 else "image",
         encoder=encoder,
@@ -164,10 +165,10 @@ def _head(
     outputs: Outputs,
     *,
     dim: int,
-    fixed: int | None,
+    lengths: Sequence[int | None],
     added: Activation | None,
 ) -> tuple[keras.Model, int | None]:
-    """The head for any T; where its layers refuse that, for T = `fixed`."""
+    """The head for the first T of `lengths` that its layers take, None being any."""
 
     def build(length: int | None) -> keras.Model:
         features = keras.Input((length, dim), dtype="float32", name="features")
@@ -180,17 +181,20 @@ def _head(
             named["probabilities"] = average(named["probabilities"])
         return keras.Model(features, named, name="head")
 
-    try:
-        head = build(None)
-        _try(head, dim=dim, lengths=(1, 2, 5) if fixed is None else (1, 2, fixed, fixed + 1))
-    except (ValueError, TypeError, ExportRefused):
-        if fixed is None:
-            raise
-    else:
-        return head, None
-    head = build(fixed)
-    _try(head, dim=dim, lengths=(fixed,))
-    return head, fixed
+    *free, usual = lengths
+    for length in free:
+        try:
+            head = build(length)
+            _try(head, dim=dim, lengths=(1, 2, 5) if usual is None else (1, 2, usual, usual + 1))
+        except (ValueError, TypeError, ExportRefused):
+            if usual is None:
+                raise
+        else:
+            return head, length
+    assert usual is not None
+    head = build(usual)
+    _try(head, dim=dim, lengths=(usual,))
+    return head, usual
 
 
 def _try(head: keras.Model, *, dim: int, lengths: Iterable[int]) -> None:

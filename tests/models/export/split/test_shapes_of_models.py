@@ -97,10 +97,10 @@ def test_it_is_split_for_any_length(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*FIXED_LENGTH, "flattened", "blue first"])
-def test_a_model_of_a_fixed_length_serves_any_where_its_head_does(name: str) -> None:
+def test_a_model_of_a_fixed_length_keeps_it_though_its_head_would_take_any(name: str) -> None:
     model = model_of({**FIXED_LENGTH, **ANY_LENGTH}[name], frames=FRAMES)
     split = split_of(model)
-    assert split.static_frames is None
+    assert split.static_frames == FRAMES
     compare_split(
         model, split, Reference(split.encoder, split.head), normalization=Normalization(), lengths=(1,), seed=0
     )
