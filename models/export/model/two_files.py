@@ -29,11 +29,14 @@ def join_files(encoder: keras.Model, head: keras.Model) -> keras.Model:
             f"the head {head.name!r} takes {_shapes(_inputs(head, '--head'))}; expected features [B, T, D], and beside them at most a "
             "boolean mask [B, T]"
         )
-    if not isinstance(encoder.output, keras.KerasTensor):
+    graph = functional(encoder)
+    assert graph is not None
+    found = graph.outputs  # a Sequential that was loaded has them there alone
+    if len(found) != 1:
         raise ExportRefused(
             f"the encoder {encoder.name!r} has several outputs; build a keras.Model of the features that the head reads"
         )
-    given, wanted = encoder.output.shape[1:], features.shape[2:]
+    given, wanted = found[0].shape[1:], features.shape[2:]
     fits = len(given) == len(wanted) and all(ours in (None, theirs) for ours, theirs in zip(wanted, given, strict=True))
     if not fits:
         raise ExportRefused(_misfit(encoder, head, given, wanted))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -61,6 +62,28 @@ def test_an_rnn_with_a_mask_input_is_joined_to_its_cnn(frames: int | None) -> No
     written = head_onnx(split.head)
     assert {node.op_type for node in written.graph.node} >= {"GRU"}
     np.testing.assert_allclose(Runtime(written)(rows)["probabilities"], head([rows, np.ones((2, 6), bool)]), atol=2e-6)
+
+
+def test_a_sequential_cnn_and_head_that_were_saved_are_joined(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    encoder = keras.Sequential([layers.Conv2D(4, 3), layers.Conv2D(5, 3), layers.GlobalAveragePooling2D()], name="cnn")
+    encoder.build((None, SIZE, SIZE, 3))
+    head = keras.Sequential([keras.Input((None, 5)), layers.GRU(4), layers.Dense(3, activation="softmax")], name="rnn")
+    wide = keras.Sequential([keras.Input((None, 7)), layers.GRU(4), layers.Dense(3)], name="wide")
+    loaded = []
+    for model in (encoder, head, wide):
+        model.save(tmp_path / f"{model.name}.keras")
+        loaded.append(keras.saving.load_model(tmp_path / f"{model.name}.keras"))
+    joined = join_files(*loaded[:2])
+    clips = np.random.default_rng(0).integers(0, 256, (2, 6, SIZE, SIZE, 3)).astype(np.float32)
+    rows = np.asarray(encoder(clips.reshape(-1, SIZE, SIZE, 3))).reshape(2, 6, -1)
+    np.testing.assert_allclose(joined(clips), head(rows), atol=1e-6)
+    split = split_model(joined, height=SIZE, width=SIZE, channels=3)
+    compare_split(
+        joined, split, Reference(split.encoder, split.head), normalization=Normalization(), lengths=(1, 6), seed=0
+    )
+    with pytest.raises(ExportRefused, match=r"'cnn' gives \[5\] for a frame and the head 'wide' reads \[7\]"):
+        join_files(loaded[0], loaded[2])
 
 
 def test_a_model_with_a_mask_input_of_its_own_is_compared_with_every_frame_present() -> None:
