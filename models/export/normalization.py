@@ -15,6 +15,8 @@ from models.export.model.clone import Cloner
 from models.export.model.trace import trace
 
 Channels = Literal["rgb", "bgr", "gray"]
+# Beyond these what a network is fed would overflow float32 or vanish; 16-bit pictures, the widest scale in use, have a std of 1/257.
+_SMALLEST_STD, _LARGEST = 1e-3, 1e6
 _TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -53,15 +55,19 @@ class Normalization:
 
     def __post_init__(self) -> None:
         channels = 1 if self.color == "gray" else 3
-        if (
-            len(self.mean) not in (1, channels)
-            or len(self.std) not in (1, channels)
-            or not all(0 < value < np.inf for value in self.std)
-            or not np.isfinite(self.mean).all()
-        ):
-            raise ExportRefused(
-                f"mean {self.mean} and std {self.std} must have 1 or {channels} values for {self.color}, std above 0"
-            )
+        for name, values, least in (("mean", self.mean, -_LARGEST), ("std", self.std, _SMALLEST_STD)):
+            if len(values) not in (1, channels):
+                allowed = "1" if channels == 1 else f"1 or {channels}"
+                raise ExportRefused(
+                    f"--preprocess: {name} has {len(values)} values ({', '.join(f'{value:g}' for value in values)}), "
+                    f"{self.color} frames take {allowed}; write MEAN/STD as 127.5/127.5{'' if channels == 1 else ' or 124,116,104/58,57,57'}"
+                )
+            wrong = next((value for value in values if not least <= value <= _LARGEST), None)  # nan is never within
+            if wrong is not None:
+                raise ExportRefused(
+                    f"--preprocess: {name} {wrong:g} is not within {least:g} … {_LARGEST:g}; "
+                    f"{name} is of bytes 0…255, such as {'0 or 127.5' if name == 'mean' else '255 or 127.5'}"
+                )
 
     @property
     def is_identity(self) -> bool:

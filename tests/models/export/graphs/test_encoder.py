@@ -71,10 +71,29 @@ def test_a_grey_network_takes_one_channel() -> None:
     np.testing.assert_allclose(Runtime(graph)(bytes_like(1))["features"], wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("text", ["half", "1/2/3", "1,2/3", "1/0", "a/b"])
-def test_a_normalisation_that_means_nothing_is_refused(text: str) -> None:
-    with pytest.raises(ExportRefused, match=r"none, caffe, tf, torch|must have 1 or 3 values"):
+@pytest.mark.parametrize(
+    ("text", "saying"),
+    [
+        *[(text, "none, caffe, tf, torch") for text in ("half", "1/2/3", "a/b")],
+        ("1,2/3", r"mean has 2 values \(1, 2\), rgb frames take 1 or 3"),
+        ("0/1,2,3,4", r"std has 4 values \(1, 2, 3, 4\), rgb frames take 1 or 3"),
+        ("1/0", "std 0 is not within 0.001 …"),
+        ("1/-2", "std -2 is not within"),
+        ("0/1e-300", "std 1e-300 is not within"),
+        ("0/255,1e300,255", r"std 1e\+300 is not within"),
+        ("0/nan", "std nan is not within"),
+        ("nan/1", r"mean nan is not within -1e\+06 … 1e\+06; mean is of bytes"),
+        ("0,-inf,0/1", "mean -inf is not within"),
+    ],
+)
+def test_a_normalisation_that_means_nothing_is_refused_by_the_value_that_is_wrong(text: str, saying: str) -> None:
+    with pytest.raises(ExportRefused, match=saying):
         Normalization.parse(text)
+
+
+def test_three_numbers_for_a_grey_network_are_refused() -> None:
+    with pytest.raises(ExportRefused, match=r"mean has 3 values \(1, 2, 3\), gray frames take 1; write"):
+        Normalization.parse("1,2,3/4", color="gray")
 
 
 def test_the_mean_of_a_fitted_normalization_is_part_of_the_graph() -> None:
