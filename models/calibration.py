@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from models.errors import DataError
 from models.load import IMAGES, VIDEOS, load_clip
 from models.quantize import CalibrationData
 from service.bundle.manifest import Manifest
+from service.errors import MareyError
 from service.media.sample import uniform
 
 MIN_FRAMES = 32
@@ -46,7 +48,10 @@ def from_dataset(
 
 
 def from_folder(folder: Path, manifest: Manifest, *, limit: int = DEFAULT_FRAMES, seed: int = 0) -> CalibrationFrames:
-    """Any folder of images or videos, searched recursively, labels ignored; a data set with splits gives its train split."""
+    """Any folder of images or videos, searched recursively, labels ignored; a data set with splits gives its train split.
+
+    A file that cannot be decoded is passed over, which one line on stderr tells, as long as half of those tried can be. Raises DataError.
+    """
     if (folder / "splits.csv").is_file():
         return from_dataset(Dataset.open(folder), manifest, limit=limit, seed=seed)
     if not folder.is_dir():
@@ -56,7 +61,7 @@ def from_folder(folder: Path, manifest: Manifest, *, limit: int = DEFAULT_FRAMES
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES | VIDEOS)
     order = np.random.default_rng(seed).permutation(len(files))
     samples = [Sample(files[number], None, "", "", None) for number in order]
-    used, parts = _load(samples, manifest, limit)
+    used, parts = _load(samples, manifest, limit, strict=False)
     digest = hashlib.sha256()
     for sample in sorted(used, key=lambda each: each.path):
         digest.update(hashlib.sha256(sample.path.read_bytes()).digest())
@@ -78,18 +83,30 @@ def _joined(parts: Sequence[NDArray[np.uint8]], source: CalibrationData) -> Cali
     return CalibrationFrames(np.concatenate(parts), lengths.pop() if len(lengths) == 1 else 1, source)
 
 
-def _load(samples: Sequence[Sample], manifest: Manifest, limit: int) -> tuple[list[Sample], list[NDArray[np.uint8]]]:
-    """`limit` frames of as many clips as there are: each gives its share, spread over its length, or all where a clip is one row."""
+def _load(
+    samples: Sequence[Sample], manifest: Manifest, limit: int, *, strict: bool = True
+) -> tuple[list[Sample], list[NDArray[np.uint8]]]:
+    """`limit` frames of as many clips as there are: each gives its share, spread over its length, or all where a clip is one row.
+
+    With `strict` a file that cannot be decoded is a DataError.
+    """
     whole = _whole_clip(manifest)
     share = whole or -(-limit // max(1, len(samples)))
     limit = max(limit, _MIN_CLIPS * (whole or 0))
     used: list[Sample] = []
     frames: list[NDArray[np.uint8]] = []
+    broken: list[str] = []
     count = 0
     for sample in tqdm(samples, desc="calibration", unit="clip", disable=None):
         if count >= limit:
             break
-        clip = load_clip(sample.path, key=sample.key, spec=manifest.input, sampling=manifest.sampling).frames
+        try:
+            clip = load_clip(sample.path, key=sample.key, spec=manifest.input, sampling=manifest.sampling).frames
+        except (MareyError, OSError) as error:
+            broken.append(_named(sample.path, error))
+            if strict:
+                raise DataError(f"a clip of the data set cannot be read: {broken[0]}") from error
+            continue
         if whole is not None:
             chosen = clip[list(uniform(len(clip), whole, short_clip="repeat"))]
         else:
@@ -98,11 +115,27 @@ def _load(samples: Sequence[Sample], manifest: Manifest, limit: int) -> tuple[li
         used.append(sample)
         frames.append(chosen)
         count += len(chosen)
+    passed = (
+        f"{len(broken)} of {len(used) + len(broken)} calibration files cannot be read, the first {broken[0]}"
+        if broken
+        else ""
+    )
+    if len(broken) > len(used):
+        raise DataError(f"{passed}; give a folder of images or videos that are whole")
     if count < MIN_FRAMES:
         raise DataError(
             f"{count} calibration frames were found, at least {MIN_FRAMES} are needed; give a folder with more images or videos"
+            f"{f' ({passed})' if passed else ''}"
         )
+    if passed:
+        tqdm.write(f"passed over: {passed}", file=sys.stderr)
     return used, frames
+
+
+def _named(path: Path, error: Exception) -> str:
+    """What is wrong with the file at `path`, which the server's own sentences do not name."""
+    reason = str(error)
+    return reason if str(path) in reason else f"{path}: {reason}"
 
 
 def _whole_clip(manifest: Manifest) -> int | None:

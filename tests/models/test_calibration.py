@@ -72,3 +72,45 @@ def test_too_few_frames_are_refused(tmp_path: Path, manifest: Manifest) -> None:
         from_folder(tmp_path, manifest)
     with pytest.raises(DataError, match="no folder"):
         from_folder(tmp_path / "nowhere", manifest)
+
+
+def test_a_few_broken_files_are_passed_over_and_told(
+    tmp_path: Path, manifest: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(40):
+        paint(tmp_path / f"{number}.png", (number, 0, 0))
+    (tmp_path / "page.jpg").write_text("<html>not found</html>")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    assert len(from_folder(tmp_path, manifest).frames) == 40
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("passed over"))
+    assert "2 of 42 calibration files cannot be read, the first " in told
+    assert f"{tmp_path}/page.jpg: the file is" in told or f"{tmp_path}/empty.mp4: " in told
+
+
+def test_a_folder_of_mostly_broken_files_is_refused(tmp_path: Path, manifest: Manifest) -> None:
+    for number in range(40):
+        paint(tmp_path / f"{number}.png", (number, 0, 0))
+        (tmp_path / f"{number}.jpg").write_text("no picture")
+    (tmp_path / "one_more.jpg").write_text("no picture")
+    with pytest.raises(DataError, match=r"41 of 81 calibration files cannot be read, the first .*\.jpg: "):
+        from_folder(tmp_path, manifest)
+    for number in range(10):
+        (tmp_path / f"{number}.png").unlink()
+        (tmp_path / f"{number}.jpg").unlink()
+    for number in range(10, 35):
+        (tmp_path / f"{number}.jpg").unlink()
+    with pytest.raises(
+        DataError, match=r"30 calibration frames were found.*\(6 of 36 calibration files cannot be read"
+    ):
+        from_folder(tmp_path, manifest)
+
+
+def test_a_broken_file_of_a_data_set_is_refused_by_its_path(tmp_path: Path, manifest: Manifest) -> None:
+    lines = ["path,label,group,split"]
+    for number in range(40):
+        paint(tmp_path / f"{number}.png", (number, 0, 0))
+        lines.append(f"{number}.png,{number % 2},{number},train")
+    (tmp_path / "splits.csv").write_text("\n".join(lines))
+    (tmp_path / "7.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"a clip of the data set cannot be read: .*/7\.png: "):
+        from_folder(tmp_path, manifest)
