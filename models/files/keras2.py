@@ -15,6 +15,7 @@ import keras
 from models.errors import ExportRefused
 from models.files.keras2_model import Builder, lists
 from models.files.kind import Kind
+from models.files.misfit import difference
 from models.files.through_tf_keras import compare, is_there, through_tf_keras
 
 
@@ -50,7 +51,9 @@ def load_weights(model: keras.Model, path: Path, *, layout: str) -> None:
             with complete():
                 model.load_weights(link)
         except (ValueError, KeyError, OSError, TypeError, UserWarning) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = (
+                difference(model, path, layout=layout) or (str(error).strip() or type(error).__name__).splitlines()[0]
+            )
             raise ExportRefused(
                 f"the weights in {path} do not fit the model {model.name!r} ({reason}); give the code that built the model they were saved from"
             ) from None

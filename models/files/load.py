@@ -58,14 +58,14 @@ def _keras3(path: Path, kind: Kind, *, custom: Mapping[str, Any], trust: bool) -
         try:
             with complete():
                 model = keras.saving.load_model(link, custom_objects=dict(custom), compile=False, safe_mode=not trust)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # SystemExit: of trusted code
             raise ExportRefused(_why(path, read_config(path, kind), error)) from error
     if not isinstance(model, keras.Model):
         raise ExportRefused(f"{path} holds a {type(model).__name__} and no model; save a keras.Model")
     return model
 
 
-def _why(path: Path, config: Any, error: Exception) -> str:
+def _why(path: Path, config: Any, error: BaseException) -> str:
     """One sentence: which class is missing, else what Keras says and the remedy."""
     missing = re.search(r"Could not locate (?:class|function) '(\w+)'|Unknown layer: '(\w+)'", str(error))
     if missing:

@@ -46,7 +46,7 @@ class ModelCode:
         sys.path.insert(0, str(self.file.resolve().parent))  # it may import its neighbours
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # or sys.exit(0) would end the export as if it were done
             raise ExportRefused(f"--model-code {self.file} fails: {_told(error)}") from error
         finally:
             sys.path.pop(0)
@@ -79,19 +79,27 @@ class Opened:
         wanted = (self.code.function,) if self.code.function else _DEFAULTS
         found = next((self.names[name] for name in wanted if name in self.names), None)
         if found is None:
+            there = ", ".join(name for name, value in self.custom.items() if _may_build(value))
             raise ExportRefused(
                 f"--model-code {self.code.file} has no {' and no '.join(map(str, wanted))}; name the function that returns the model as FILE.py:FUNCTION"
+                f"{f' (it defines {there})' if there else ''}"
             )
+        what = f"class {found.__name__}" if inspect.isclass(found) else "function"
         if not isinstance(found, keras.Model) and callable(found):
             try:
                 found = found()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise ExportRefused(
-                    f"--model-code {self.code.file}: the function fails when called without arguments: {_told(error)}"
+                    f"--model-code {self.code.file}: the {what} fails when called without arguments: {_told(error)}"
                 ) from error
         if not isinstance(found, keras.Model):
             raise ExportRefused(
                 f"--model-code {self.code.file} gives a {type(found).__name__}; it must give a keras.Model (of Keras 3)"
+            )
+        if not found.built and what != "function":
+            raise ExportRefused(
+                f"--model-code {self.code.file}: a {type(found).__name__} has no weights before its first call; give a function that makes "
+                f"it and calls it once, as in model = {type(found).__name__}(); model(numpy.zeros((1, T, H, W, C))); return model"
             )
         if not found.built:
             raise ExportRefused(
@@ -100,5 +108,11 @@ class Opened:
         return found
 
 
-def _told(error: Exception) -> str:
+def _may_build(value: Any) -> bool:
+    return inspect.isfunction(value) or issubclass(value, keras.Model)
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it ends the program (sys.exit({'' if error.code is None else repr(error.code)})); take that out"
     return f"{type(error).__name__}: {(str(error).strip() or '(no message)').splitlines()[0]}"

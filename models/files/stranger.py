@@ -55,12 +55,14 @@ def _of_tensorflow(path: Path) -> str | None:
 def _of_others(path: Path, head: bytes) -> str | None:
     if head[:1] == b"\x80" and head[1] in _PICKLES:
         return f"{path} is a Python pickle, which runs code when it is read and is never opened; load it where it was made and {SAVE}"
-    if path.suffix == ".onnx" or _is_onnx(path):
+    if _is_onnx(path):
         return f"{path} is an ONNX graph; give it with --from-onnx {path}"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _LONGEST_HEADER:
         return f"{path} is a safetensors file, which holds weights and no layers; {FROM_ONNX}"
     if head.lstrip()[:1] == b"{" and b"class_name" in head:
         return f"{path} describes layers without their weights (model.to_json); {SAVE}"
+    if path.suffix == ".onnx":
+        return f"{path} holds no ONNX graph, whatever its name says; copy it again, or export it again where it was trained"
     return None
 
 

@@ -49,6 +49,7 @@ def array() -> bytes:
         ("a.pt", zipped(archive__data_dot_pkl=""), "a PyTorch file; export it to ONNX .* --from-onnx"),
         ("old.pth", b"\x80\x8a\x0a" + b"\0" * 20, "a PyTorch file"),
         ("a.onnx", graph(), "an ONNX graph; give it with --from-onnx"),
+        ("noise.onnx", np.random.default_rng(0).bytes(3000), "holds no ONNX graph, whatever its name says"),
         ("renamed.h5", graph(), "an ONNX graph; give it with --from-onnx"),
         ("a.tflite", b"\x1c\0\0\0TFL3" + b"\0" * 20, "a TensorFlow Lite model.*give the Keras model"),
         ("a.safetensors", (40).to_bytes(8, "little") + b'{"a":{}}' + b" " * 32, "safetensors.*holds weights and no layers"),

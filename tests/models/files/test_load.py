@@ -95,6 +95,22 @@ def wrong():
 def fails():
     raise RuntimeError("no data")
 
+def leaves():
+    raise SystemExit(0)
+
+class Own(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.classes = keras.layers.Dense(2)
+
+    def call(self, x):
+        return self.classes(x)
+
+class Ready(Own):
+    def __init__(self):
+        super().__init__()
+        self(keras.ops.zeros((1, 8)))
+
 def unbuilt():
     return keras.Sequential([keras.layers.Dense(2)])
 """
@@ -149,8 +165,31 @@ def test_weights_of_keras_2_go_into_what_the_code_builds_by_the_names_of_its_lay
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path, code: Path) -> None:
     keras.Sequential([keras.Input((3,)), layers.Dense(7)]).save_weights(tmp_path / "other.weights.h5")
-    with pytest.raises(ExportRefused, match=r"the weights in .*other.weights.h5 do not fit the model"):
-        load_keras(tmp_path / "other.weights.h5", code=ModelCode.parse(str(code), trust=True), trust=True)
+    opened = ModelCode.parse(str(code), trust=True)
+    with pytest.raises(
+        ExportRefused,
+        match=r"the weights in .*other.weights.h5 do not fit the model '\w+' \(the file alone has dense\S* \[3, 7\] \[7\]; "
+        r"the model alone has conv \[3, 3, 3, 3\] \[3\], classes \[3, 2\] \[2\]\)",
+    ):
+        load_keras(tmp_path / "other.weights.h5", code=opened, trust=True)
+    with h5py.File(tmp_path / "old.h5", "w") as content:
+        content.attrs["layer_names"] = ["conv", "classes"]
+        for name, shape in (("conv", (5, 5, 3, 3)), ("classes", (3, 2))):
+            group = content.create_group(name)
+            group.attrs["weight_names"] = [f"{name}/kernel:0", f"{name}/bias:0"]
+            group[f"{name}/kernel:0"], group[f"{name}/bias:0"] = np.zeros(shape), np.zeros(shape[-1])
+    with pytest.raises(
+        ExportRefused, match=r"\(the file alone has conv \[5, 5, 3, 3\] \[3\]; the model alone has conv \[3, 3"
+    ):
+        load_keras(tmp_path / "old.h5", code=opened, trust=True)
+
+
+def test_a_class_that_calls_itself_once_takes_weights(tmp_path: Path, code: Path) -> None:
+    opened = ModelCode.parse(f"{code}:Ready", trust=True)
+    model = opened.open().model()
+    model.save_weights(tmp_path / "m.weights.h5")
+    rows = np.ones((1, 8), np.float32)
+    np.testing.assert_array_equal(load_keras(tmp_path / "m.weights.h5", code=opened, trust=True)(rows), model(rows))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +198,9 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, code: Path) -> None
         (":wrong", "gives a Dense; it must give a keras.Model"),
         (":fails", "the function fails when called without arguments: RuntimeError: no data"),
         (":unbuilt", "gives a model that was not built"),
-        (":absent", "has no absent; name the function"),
+        (":absent", r"has no absent; name the function .* \(it defines build_model, wrong,"),
+        (":leaves", r"the function fails .*: it ends the program \(sys.exit\(0\)\)"),
+        (":Own", r"a Own has no weights before its first call; give a function that makes it and calls it once"),
     ],
 )
 def test_code_that_gives_no_model_is_refused(tmp_path: Path, code: Path, suffix: str, saying: str) -> None:
@@ -176,6 +217,9 @@ def test_code_that_is_not_there_or_fails_is_refused(tmp_path: Path) -> None:
         ExportRefused, match=r"bad.py fails: ModuleNotFoundError: No module named 'nothing_of_that_name'"
     ):
         ModelCode.parse(str(tmp_path / "bad.py"), trust=True).open()
+    (tmp_path / "main.py").write_text("import sys\nsys.exit()\n")
+    with pytest.raises(ExportRefused, match=r"main.py fails: it ends the program \(sys.exit\(\)\); take that out"):
+        ModelCode.parse(str(tmp_path / "main.py"), trust=True).open()
 
 
 def test_a_layer_of_ones_own_is_found_in_the_code(tmp_path: Path, code: Path) -> None:
@@ -227,6 +271,7 @@ def test_weights_that_keras_would_leave_random_with_a_warning_are_refused(tmp_pa
         for name in list(blocks):
             del blocks[name]
     with pytest.raises(
-        ExportRefused, match=r"do not fit the model .*freshly-initialized|do not fit the model .*Skipping"
+        ExportRefused,
+        match=r"do not fit the model .*the file alone has nothing; the model alone has dense\S* \[3, 2\] \[2\], dense",
     ):
         load_keras(file, code=code, trust=True)
