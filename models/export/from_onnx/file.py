@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from models.errors import ExportRefused
 from models.export.nodes.graph import OPSET
 from models.export.runtime import Runtime
+from models.files.kind import kind_of
 
 Layout = Literal["NHWC", "NCHW", "BTHWC", "BTCHW", "BCTHW"]
 # From frames [N, H, W, C] or clips [B, T, H, W, C] to each layout.
@@ -49,12 +50,9 @@ class OnnxFile:
         try:
             model = onnx.load(path)
         except Exception as error:  # protobuf and onnx raise many kinds, with the bytes in the text
-            reason = "no such file" if not path.exists() else type(error).__name__
-            raise ExportRefused(
-                f"{path} cannot be read as ONNX ({reason}); give a file as torch.onnx.export writes it"
-            ) from error
+            raise ExportRefused(_unread(path, error)) from error
         if not model.graph.node:
-            raise ExportRefused(f"{path} holds no ONNX graph; give a file as torch.onnx.export writes it")
+            raise ExportRefused(_other(path))
         _check(model, path.name)
         model = _at_opset(model, path.name)
         initial = {tensor.name for tensor in model.graph.initializer}
@@ -130,6 +128,32 @@ class Original:
             full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
             parts.append({name: array[: len(part)] for name, array in self._run(full).items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _unread(path: Path, error: Exception) -> str:
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception:  # noqa: BLE001 -- as it was the first time
+        return _other(path)
+    if not model.graph.node:
+        return _other(path)
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{path} keeps its weights in a file beside it that cannot be read ({reason}); copy that one into the same folder"
+
+
+def _other(path: Path) -> str:
+    """What a file that is no ONNX graph is."""
+    if not path.exists():
+        return f"{path}: no such file; give one as torch.onnx.export writes it"
+    try:
+        kind = kind_of(path)
+    except ExportRefused as refused:
+        return f"--from-onnx: {refused}"
+    if kind == "weights":
+        return f"{path} holds the weights of a Keras model; give it as MODEL, without --from-onnx, and its code with --model-code"
+    return (
+        f"{path} is a Keras model and no ONNX graph; give it as MODEL, or as --encoder or --head, without --from-onnx"
+    )
 
 
 def _check(model: onnx.ModelProto, name: str) -> None:

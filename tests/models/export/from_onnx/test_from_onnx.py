@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import numpy as np
 import onnx
 import pytest
@@ -211,9 +212,31 @@ def test_what_cannot_be_taken_in_is_refused_with_the_way_out(tmp_path: Path, cha
 
 def test_a_file_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no")
-    for name, reason in (("text.onnx", "DecodeError|no ONNX graph"), ("absent.onnx", "no such file")):
-        with pytest.raises(ExportRefused, match=reason):
+    (tmp_path / "noise.onnx").write_bytes(np.random.default_rng(0).bytes(3000))
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.save(tmp_path / "own.keras")
+    model.save_weights(tmp_path / "own.weights.h5")
+    (tmp_path / "net.pt").write_bytes(b"\x80\x8a\x0a" + b"\0" * 20)
+    for name, reason in (
+        ("text.onnx", "holds no ONNX graph, whatever its name says"),
+        ("noise.onnx", "holds no ONNX graph, whatever its name says"),
+        ("absent.onnx", "no such file"),
+        ("own.keras", "is a Keras model and no ONNX graph; give it as MODEL"),
+        ("own.weights.h5", "the weights of a Keras model; give it as MODEL.*--model-code"),
+        ("net.pt", "is a PyTorch file; export it to ONNX"),
+    ):
+        with pytest.raises(ExportRefused, match=reason) as refused:
             OnnxFile.read(tmp_path / name)
+        assert str(tmp_path / name) in str(refused.value)
+
+
+def test_weights_that_were_left_behind_are_asked_for(tmp_path: Path) -> None:
+    model = onnx.load(FILES / "image.onnx")
+    onnx.save(model, tmp_path / "image.onnx", save_as_external_data=True, location="image.data", size_threshold=0)
+    OnnxFile.read(tmp_path / "image.onnx")
+    (tmp_path / "image.data").unlink()
+    with pytest.raises(ExportRefused, match=r"image\.onnx keeps its weights in a file beside it .*image\.data"):
+        OnnxFile.read(tmp_path / "image.onnx")
 
 
 def test_frames_of_another_size_are_refused() -> None:
