@@ -25,6 +25,11 @@ class Seen:
     epsilon: float
 
     @property
+    def untrained(self) -> bool:
+        """As the layer was made, 0 and 1: it saw no training, and tells nothing."""
+        return not np.any(self.running_mean) and bool(np.all(self.running_variance == 1))
+
+    @property
     def distance(self) -> float:
         """0 where they agree: the mean over channels of log(1 + D), D = KL(now ‖ training) between two normal distributions.
 
@@ -44,14 +49,12 @@ class _ReachedError(Exception):
 
 
 def seen_by_first_batchnorm(model: Any, fed: NDArray[np.float32]) -> Seen | None:
-    """Run `model` on `fed` (its own input, `[N, H, W, C]` or `[B, T, H, W, C]`) up to there; None where there is no such layer, or one that was never trained."""
+    """Run `model` on `fed` (its own input, `[N, H, W, C]` or `[B, T, H, W, C]`) up to there; None where there is no such layer."""
     try:
         _run(model, fed)
     except _ReachedError as reached:
         values = np.asarray(reached.values, np.float64)
         layer, over = reached.layer, tuple(range(values.ndim - 1))
-        if not np.any(layer.moving_mean) and np.all(np.equal(layer.moving_variance, 1)):
-            return None  # as it was made: it saw no training
         return Seen(
             str(layer.name),
             values.mean(axis=over),

@@ -16,11 +16,15 @@ Look = Callable[
 ]  # clips [1, T, H, W, C] as fed → what the first BatchNormalization sees
 _COLOR = ("0/255", "tf", "none", "torch", "caffe")  # from the most common on
 _GRAY = ("0/255", "tf", "none")
+ALIKE = 0.1  # of the distance: readings nearer to each other than this cannot be told apart
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One reading. `distance`: from what a BatchNormalization, named `judge`, saw in training; None where there is none to tell."""
+    """One reading. `distance`: from what a BatchNormalization, named `judge`, saw in training; None where there is none to tell.
+
+    A `judge` without a distance is a layer that was never trained.
+    """
 
     preprocess: str
     color: Channels
@@ -50,9 +54,23 @@ def candidates(
         _try(Candidate(name, each), clips, look=look) for name in ordered for each in _colors(name, color, gray=gray)
     ]
     if all(each.distance is not None for each in found):
-        return sorted(found, key=lambda each: each.distance or 0.0)
+        return _rgb_first(sorted(found, key=lambda each: each.distance or 0.0))
     # Without statistics nothing tells red from blue: what is customary for each stands before the other order.
     return sorted(found, key=lambda each: each.color == "bgr" and each.preprocess != "caffe" and color is None)
+
+
+def _rgb_first(found: list[Candidate]) -> list[Candidate]:
+    """Where one scale leads in both orders and the statistics hardly differ, as on grey frames: the customary order."""
+    first, second, *others = found
+    if (
+        first.preprocess != second.preprocess
+        or first.color != "bgr"
+        or first.distance is None
+        or second.distance is None
+    ):
+        return found
+    tied = second.distance - first.distance <= ALIKE * second.distance
+    return [second, first, *others] if tied else found
 
 
 def _colors(preprocess: str, color: Channels | None, *, gray: bool) -> tuple[Channels, ...]:
@@ -68,6 +86,8 @@ def _try(candidate: Candidate, clips: Sequence[NDArray[np.uint8]], *, look: Look
     known = [each for each in seen if each is not None]
     if not known:
         return candidate
+    if known[0].untrained:
+        return replace(candidate, judge=known[0].name)
     return replace(candidate, distance=_joined(known).distance, judge=known[0].name)
 
 

@@ -40,7 +40,7 @@ def sample_clips(folder: Path, *, spec: Input, sampling: Sampling, count: int) -
                 (path.name if key is None else key, load_clip(path, key=key, spec=spec, sampling=sampling).frames)
             )
         except MareyError as error:
-            failed = str(error)
+            failed = f"{path}: {error}"
     if not found:
         raise DataError(
             f"nothing in {folder} can be decoded ({failed}); give images or videos like those that will be classified"

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.readings.candidates import Candidate
+from models.readings.candidates import ALIKE, Candidate
 from models.readings.family import Family
 
 _TOP = 3
-_ALIKE = 0.1  # of the distance: readings nearer to each other than this cannot be told apart
 
 
 def table(
@@ -45,11 +44,15 @@ def _worth(found: Sequence[Candidate], count: int, family: Family | None) -> str
         else ""
     )
     if best.distance is None or other.distance is None:
-        return f"no BatchNormalization tells which is right: the order is the customary one and the answers must decide{named}"
+        why = f"the running mean and variance of {best.judge!r} are untrained (0 and 1), so " if best.judge else ""
+        return f"{why}no BatchNormalization tells which is right: the order is the customary one and the answers must decide{named}"
     told = (
         f"off: how far the activations of {count} clip{'s' * (count > 1)} are from the running mean and variance of {best.judge!r}, "
         "0 as in training"
     )
-    if other.distance - best.distance < _ALIKE * other.distance:
+    alike = abs(other.distance - best.distance) <= ALIKE * max(best.distance, other.distance)
+    if alike and best.preprocess == other.preprocess:
+        told += f"; they cannot tell rgb from bgr here ({best.distance:.3f} and {other.distance:.3f}): look at how training read its pictures"
+    elif alike:
         told += f"; the first two fit alike ({best.distance:.3f} and {other.distance:.3f}): look at how training read its pictures"
     return told + named
