@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -29,7 +30,18 @@ from service.bundle.manifest import Precision
 from service.bundle.store import open_bundle
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Ctrl-C ends a command as shells expect it, with 128 + SIGINT; click's own answer is 1, which here means refused."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="marey-build")
 def main() -> None:
     """Turn Keras CNN-LSTM models into bundles that marey serves: train, export, calibrate, prove."""

@@ -58,6 +58,16 @@ def model(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def test_ctrl_c_ends_a_command_as_shells_expect(model: Path, squares: Path, tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save_weights(tmp_path / "m.weights.h5")
+    arguments = ["--calibration", squares, "--labels", model.parent / "labels.txt", "--out", tmp_path / "out"]
+    code = ["--model-code", tmp_path / "code.py", "--trust"]
+    result = build("export", tmp_path / "m.weights.h5", *code, *arguments, code=130)
+    assert result.stderr.splitlines()[-1] == "interrupted"
+    assert "Aborted" not in result.output
+
+
 @pytest.fixture(scope="module")
 def exported(model: Path, squares: Path) -> Path:
     out = model.parent / "squares"
