@@ -8,7 +8,8 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,26 +89,51 @@ def open_bundle(path: str | Path) -> Bundle:
     return bundle
 
 
-def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
-    """Write the whole bundle beside `path`, verify it there, then put it in place in one rename: never half a bundle."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists() and any(target.iterdir()) and not _holds_bundle(target):
-        raise BundleError(f"{target} exists and is no bundle; name another folder, or empty this one")
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+@contextmanager
+def staging_folder(target: str | Path) -> Iterator[Path]:
+    """A hidden, empty folder beside `target`, gone when the block is left: what is made there can replace `target` in one rename.
+
+    Folders above `target` are made if need be, and removed again if nothing came of it. Raises BundleError where no bundle can be
+    put at `target`: it is a file, or a folder that holds something else, or the folder above cannot be made or written to.
+    """
+    target = Path(target)
+    missing = [folder for folder in target.parents if not folder.exists()]
     try:
-        staging.chmod(0o755)
-        text = json.dumps(manifest.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False) + "\n"
-        for name, data in {**files, MANIFEST: text.encode()}.items():
-            with (staging / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        open_bundle(staging)
-        _swap(staging, target)
-    except BaseException:
+        if target.is_symlink() and not target.exists():
+            raise BundleError(f"{target} is a link to nothing; remove it, or name another folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and any(target.iterdir()) and not _holds_bundle(target):
+            raise BundleError(f"{target} exists and is no bundle; name another folder, or empty this one")
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        _remove_empty(missing)
+        raise BundleError(_unwritable(target, error)) from None
+    try:
+        yield staging
+    finally:
         shutil.rmtree(staging, ignore_errors=True)
-        raise
+        _remove_empty(missing)
+
+
+def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write the whole bundle beside `path`, verify it there, then put it in place in one rename: never half a bundle.
+
+    Raises BundleError where it is not whole, or cannot be written there.
+    """
+    target = Path(path)
+    with staging_folder(target) as staging:
+        text = json.dumps(manifest.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False) + "\n"
+        try:
+            staging.chmod(0o755)
+            for name, data in {**files, MANIFEST: text.encode()}.items():
+                with (staging / name).open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            open_bundle(staging)
+            _swap(staging, target)
+        except OSError as error:
+            raise BundleError(_unwritable(target, error)) from None
     return Bundle(target, manifest)
 
 
@@ -147,8 +173,34 @@ def _swap(staging: Path, target: Path) -> None:
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     target.rename(old)
-    staging.rename(target)
+    try:
+        staging.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
     shutil.rmtree(old)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """The innermost first; what holds something stays."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _unwritable(target: Path, error: OSError) -> str:
+    """Which part of the way to `target` is in the way, and the remedy."""
+    file = next((part for part in (target, *target.parents) if part.exists() and not part.is_dir()), None)
+    if file is not None:
+        return f"{target} cannot hold a bundle: {file} is a file; name another folder, or remove the file"
+    if isinstance(error, PermissionError):
+        return f"{target} cannot be written: no permission in {_existing(target.parent)}; name another folder, or mend its permissions"
+    reason = error.strerror or type(error).__name__
+    return f"{target} cannot be written ({reason}); name a folder on a disk that can be written and has room"
+
+
+def _existing(folder: Path) -> Path:
+    return next(part for part in (folder, *folder.parents) if part.exists())
 
 
 def _read_manifest(folder: Path) -> Manifest:

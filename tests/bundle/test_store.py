@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from service.bundle.manifest import Input
-from service.bundle.store import Bundle, find_bundles, open_bundle, rewrite_bundle
+from service.bundle.store import Bundle, find_bundles, open_bundle, rewrite_bundle, staging_folder, write_bundle
 from service.errors import BundleError
 from tests.clip_bundle import make_clip_bundle
 
@@ -25,6 +26,10 @@ def edit(bundle: Path, change: Callable[[dict], None]) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     change(manifest)
     (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def files(bundle: Bundle) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in bundle.path.iterdir() if file.name != "manifest.json"}
 
 
 def test_what_was_written_is_what_is_read(color_bundle: Bundle) -> None:
@@ -111,6 +116,52 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(make_bundle: Callable[...
     with pytest.raises(BundleError, match="exists and is no bundle"):
         make_bundle(tmp_path / "photos")
     assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"a cat"
+
+
+@pytest.mark.parametrize(
+    ("place", "saying"),
+    [
+        ("file", r"file cannot hold a bundle: \S+/file is a file; name another folder"),
+        ("file/bundle", r"\S+/file is a file; name another folder, or remove the file"),
+        ("file/new/bundle", r"\S+/file is a file; name another folder, or remove the file"),
+        ("link", r"is a link to nothing; remove it"),
+        ("new/" + "x" * 300, r"cannot be written \(File name too long\); name a folder"),
+        ("/proc/new/bundle", r"^/proc/new/bundle cannot be written \("),
+    ],
+)
+def test_a_place_that_can_hold_no_bundle_is_told_with_the_remedy_and_left_as_it_was(
+    color_bundle: Bundle, tmp_path: Path, place: str, saying: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(BundleError, match=saying):
+        write_bundle(tmp_path / place, color_bundle.manifest, files(color_bundle))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_named(color_bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(BundleError, match=r"no permission in \S+/locked; name another folder, or mend"):
+        write_bundle(tmp_path / "locked" / "bundle", color_bundle.manifest, files(color_bundle))
+
+
+def test_a_folder_that_does_not_exist_yet_is_made(color_bundle: Bundle, tmp_path: Path) -> None:
+    made = write_bundle(tmp_path / "some" / "where" / "color", color_bundle.manifest, files(color_bundle))
+    assert open_bundle(made.path).manifest == color_bundle.manifest
+
+
+def test_a_stage_leaves_nothing_behind_not_even_the_folders_above_it(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with staging_folder(tmp_path / "some" / "where" / "color") as stage:
+            (stage / "half").write_text("")
+            assert stage.parent == tmp_path / "some" / "where"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_of_bundles_means_each_of_them(color_bundle: Bundle) -> None:
