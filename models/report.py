@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.export.report.reading import how_it_was_read
 from models.export.report.table import markdown_table, parts, steps, warnings
 
 Report = dict[str, Any]
@@ -77,12 +78,15 @@ def markdown(report: Mapping[str, Any], *, full: bool = False) -> str:
     """The report for a person: each figure with its n, split and interval. `full`: with every layer, as in the file."""
     bundle = report.get("bundle", {"name": "not judged yet", "version": ""})
     export = report.get("export", {})
-    lines = [f"# {bundle['name']} {bundle['version']}".rstrip(), "", bundle.get("description", ""), ""]
+    lines = [f"# {bundle['name']} {bundle['version']}".rstrip(), ""]
+    if bundle.get("description"):
+        lines += [bundle["description"], ""]
     for title, section in (
         ("Accuracy", _accuracy(report)),
         ("INT8 against float", _verdict(report)),
         ("Latency", _latency(report)),
         ("Size", _size(report)),
+        ("How it was read", how_it_was_read(export, report.get("read", {}))),
         ("What became what", parts(export, full=False) or _graph(report)),
         ("Step by step on a GPU", steps(export)),
         ("What INT8 may hurt", _hurts(report)),

@@ -79,7 +79,7 @@ def export_model(
     """Write the bundle of `model` (or of its `.keras` file) to the folder `out`; raises ExportRefused or BundleError.
 
     The same model and arguments give the same bytes. `activation` is added to a model that ends in plain scores; a model that
-    has its own needs none. `steps`: what answers for the clip where the model answers for each step.
+    has its own needs none, "none" says that plain scores are probabilities. `steps`: what answers for the clip where the model answers for each step.
     """
     provenance = provenance or Provenance()
     if not isinstance(model, keras.Model):
@@ -107,6 +107,7 @@ def export_model(
         sampling=sampling,
         tasks=tasks,
         description=description,
+        activation=activation,
         provenance=provenance,
         seed=seed,
     )

@@ -10,6 +10,9 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 1
+# What a bundle and its version may be called: both become part of addresses and file names.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+VERSION = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$"
 
 Task = Literal["image", "video"]
 Color = Literal["rgb", "gray"]
@@ -191,8 +194,8 @@ class Manifest(Frozen):
     """Everything needed to use a bundle."""
 
     schema_version: Literal[1] = 1
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
-    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")
+    name: str = Field(pattern=NAME)
+    version: str = Field(pattern=VERSION)
     description: str = ""
     tasks: tuple[Task, ...] = Field(min_length=1)
     labels: tuple[str, ...] = Field(min_length=2)

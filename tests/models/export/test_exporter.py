@@ -123,12 +123,42 @@ def test_sigmoids_of_several_classes_are_a_multi_label_bundle(tmp_path: Path) ->
 
 def test_plain_scores_are_refused_until_an_activation_is_named(tmp_path: Path) -> None:
     model = small_model(activation=None)
-    with pytest.raises(ExportRefused, match=r"are no probabilities.*--activation softmax"):
+    with pytest.raises(ExportRefused, match=r"ends in plain scores, .*--activation softmax"):
         export(model, tmp_path / "scores")
     bundle = export(model, tmp_path / "softmax", activation="softmax")
     golden = bundle.golden()
     wanted = keras.ops.softmax(model(golden.frames.astype(np.float32), training=False))
     np.testing.assert_allclose(golden.probabilities, wanted, atol=1e-6)
+
+
+def bounded(end: object) -> keras.Model:
+    """One score that lies near 0.5 whatever the frames are, through `end`."""
+    keras.utils.set_random_seed(3)
+    frame = keras.Input((16, 16, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, strides=2)(layers.Rescaling(1 / 255)(frame)))
+    dense = layers.Dense(1, kernel_initializer=keras.initializers.RandomNormal(0, 0.2), bias_initializer="ones")
+    return keras.Model(frame, end(0.5 * dense(x)))  # type: ignore[operator]
+
+
+def test_scores_that_lie_between_0_and_1_by_chance_are_no_probabilities_until_it_is_said(tmp_path: Path) -> None:
+    model = bounded(layers.Identity())
+    with pytest.raises(ExportRefused, match=r"ends in plain scores, .* or --activation none where its answers are"):
+        export(model, tmp_path / "scores", labels=("a", "b"))
+    bundle = export(model, tmp_path / "said", labels=("a", "b"), activation="none")
+    rows = bundle.golden().probabilities
+    assert ((rows >= 0) & (rows <= 1)).all(), "by chance: else this tests nothing"
+
+
+def test_none_is_taken_at_its_word_only_where_the_answers_are_probabilities(tmp_path: Path) -> None:
+    with pytest.raises(ExportRefused, match=r"are no probabilities: those lie in 0…1 and add up to 1"):
+        export(small_model(activation=None), tmp_path / "out", activation="none")
+
+
+@pytest.mark.parametrize("activation", [None, "none"])
+def test_a_tanh_is_told_its_range_and_offered_no_softmax_on_top(tmp_path: Path, activation: str | None) -> None:
+    with pytest.raises(ExportRefused, match=r"ends in tanh, .* lie in −1…1 .* as \(x \+ 1\) / 2") as refused:
+        export(bounded(layers.Activation("tanh")), tmp_path / "out", labels=("a", "b"), activation=activation)
+    assert "--activation softmax" not in str(refused.value)
 
 
 def test_an_activation_on_top_of_another_is_refused(tmp_path: Path) -> None:
