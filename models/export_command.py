@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,10 @@ from models.console import (
     split_option,
     tell,
 )
+from models.errors import DataError, ExportRefused
+from models.labels import read_labels
+from service.bundle.manifest import NAME, VERSION
+from service.bundle.store import staging_folder
 
 _Any = click.Path(path_type=Path)  # a SavedModel is a folder; what is no model is refused with its own sentence
 
@@ -117,40 +122,76 @@ def export(
     its content. Or give --encoder with --head, or --from-onnx.
     """
     _one_source(model, encoder, head, from_onnx)
-    from models.calibration import from_folder
-    from models.dataset import Dataset
-    from models.files.model_code import ModelCode
-    from models.foreign import Source, export_foreign
-    from models.pipeline import quantize_judged
-    from models.readings.flags import Reading
+    name = name or out.resolve().name
+    _may_be_called(name, version)
+    names = read_labels(labels)
+    _holds_pictures(calibration)
+    with staging_folder(out) as staging:  # `out` stays as it is until the bundle is whole and proved
+        from models.dataset import Dataset
 
-    code = None if model_code is None else ModelCode.parse(model_code, trust=trust)
-    reading = Reading(preprocess, color, size, resize, frames, max_frames, sampling, activation, steps)
-    bundle = export_foreign(
-        Source(model, encoder, head, from_onnx, code, trust),
-        reading,
-        out=out,
-        name=name or out.resolve().name,
-        version=version,
-        labels=labels,
-        weights=weights,
-        calibration=calibration,
-        command=command_line(),
-        tell=lambda line: click.echo(line, err=True),
-    )
-    dataset = None if data is None else Dataset.open(data, labels=bundle.manifest.labels)
-    bundle, report = quantize_judged(
-        bundle,
-        calibration=from_folder(calibration, bundle.manifest),
-        dataset=dataset,
-        split=split,
-        max_drop=max_drop,
-        force=force,
-        command=command_line(),
-    )
+        dataset = None if data is None else Dataset.open(data, labels=names)
+
+        from models.files.model_code import ModelCode
+        from models.foreign import Source, export_foreign
+        from models.pipeline import copy_bundle, quantize_judged
+        from models.readings.flags import Reading
+
+        code = None if model_code is None else ModelCode.parse(model_code, trust=trust)
+        exported, frames_seen = export_foreign(
+            Source(model, encoder, head, from_onnx, code, trust),
+            Reading(preprocess, color, size, resize, frames, max_frames, sampling, activation, steps),
+            out=staging / "bundle",
+            name=name,
+            version=version,
+            labels=names,
+            weights=weights,
+            calibration=calibration,
+            command=command_line(),
+            tell=lambda line: click.echo(line, err=True),
+        )
+        judged, report = quantize_judged(
+            exported,
+            calibration=frames_seen,
+            dataset=dataset,
+            split=split,
+            max_drop=max_drop,
+            force=force,
+            command=command_line(),
+        )
+        bundle = copy_bundle(judged, out)
     tell(bundle, report, as_json=as_json)
     click.echo(resources(), err=True)
     engine_too(bundle)
+
+
+def _may_be_called(name: str, version: str) -> None:
+    """Raise ExportRefused for a name or version that no manifest may hold."""
+    for flag, what, value, pattern, allowed in (
+        ("--name", "name", name, NAME, "'_', '.' and '-'"),
+        ("--version", "version", version, VERSION, "'_', '.', '+' and '-'"),
+    ):
+        if not re.fullmatch(pattern, value):
+            raise ExportRefused(
+                f"{value!r} cannot be a bundle's {what}: letters A to Z, digits, {allowed} are allowed, 64 at most, a letter or digit first; "
+                f"give another with {flag}"
+            )
+
+
+def _holds_pictures(calibration: Path) -> None:
+    """Raise DataError where nothing in the folder can be calibrated on; how many frames there are is told once they are chosen."""
+    from models.load import IMAGES, VIDEOS
+
+    if not calibration.is_dir():
+        raise DataError(
+            f"--calibration {calibration} is no folder; name one that holds images or videos like those that will be classified"
+        )
+    if (calibration / "splits.csv").is_file():
+        return
+    if not any(file.suffix.lower() in IMAGES | VIDEOS for file in calibration.rglob("*")):
+        raise DataError(
+            f"--calibration {calibration} holds no images or videos ({', '.join(sorted(IMAGES | VIDEOS))}); "
+            "name a folder with some like those that will be classified"
+        )
 
 
 def _one_source(model: Path | None, encoder: Path | None, head: Path | None, from_onnx: Path | None) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 
+from models.calibration import CalibrationFrames, from_folder
 from models.errors import ExportRefused
 from models.export.exporter import export_model
 from models.export.from_onnx import OnnxFile, onnx_networks
@@ -16,14 +18,15 @@ from models.export.model.two_files import join_files
 from models.export.networks import Weights
 from models.export.normalization import Normalization
 from models.export.pack import pack
+from models.export.report.reading import frames, pixels, resized, size
 from models.files.load import load_keras
 from models.files.model_code import ModelCode
 from models.provenance import file_sha256, packages
 from models.readings.ask import normalization_of
-from models.readings.flags import Reading, input_of, sampling_of
+from models.readings.flags import Reading, input_of, parse_resize, parse_size, sampling_of
 from models.readings.onnx_subject import OnnxSubject
 from models.readings.subject import KerasSubject, Subject, check_labels, pixels_shape
-from service.bundle.manifest import Input, Provenance, Sampling
+from service.bundle.manifest import Input, Manifest, Network, Provenance, Sampling
 from service.bundle.store import Bundle, sha256
 
 Tell = Callable[[str], None]
@@ -71,26 +74,64 @@ def export_foreign(
     out: Path,
     name: str,
     version: str,
-    labels: Path,
+    labels: Sequence[str],
     weights: Weights,
     calibration: Path,
     command: str,
     tell: Tell,
-) -> Bundle:
-    """Export `source` to a float bundle at `out`; `tell` gets a line on how frames will reach it.
+) -> tuple[Bundle, CalibrationFrames]:
+    """Export `source` to a float bundle at `out`, and give the frames of `calibration` that fit it.
 
-    Raises ExportRefused with the flag that is missing or wrong; where that is --preprocess, with the likeliest readings as they
-    answer to clips of `calibration`.
+    Whatever can be refused is looked at before the model is exported, which takes minutes where it is large; `tell` gets a line on
+    how frames will reach it. Raises DataError, and ExportRefused with the flag that is missing or wrong; where that is --preprocess, with
+    the likeliest readings as they answer to clips of `calibration`.
     """
-    names = read_labels(labels)
+    check_flags(reading)
     subject, spec, sampling = _opened(source.open(), reading)
-    check_labels(subject, names)
+    check_labels(subject, labels)
     normalization = normalization_of(
-        subject, reading, spec=spec, sampling=sampling, labels=names, calibration=calibration
+        subject, reading, spec=spec, sampling=sampling, labels=labels, calibration=calibration
     )
-    tell(_told(subject, normalization, spec=spec, sampling=sampling, fixed=subject.frames))
-    provenance = Provenance(source_sha256=_digest(source), packages=packages(), data=calibration.name, command=command)
+    tell(_told(subject, normalization, spec=spec, sampling=sampling))
+    network = Network(static_frames=subject.frames)
+    # All of a manifest that frames are chosen by; whether the model can be split is not known yet.
+    told: dict[str, Any] = {"input": spec, "sampling": sampling, "network": network}
+    chosen = from_folder(calibration, Manifest.model_construct(**told))
+    bundle = _exported(
+        subject,
+        reading,
+        out=out,
+        name=name,
+        version=version,
+        labels=labels,
+        input=spec,
+        sampling=sampling,
+        normalization=normalization,
+        weights=weights,
+        provenance=Provenance(
+            source_sha256=_digest(source), packages=packages(), data=calibration.name, command=command
+        ),
+    )
+    exported = bundle.manifest.network
+    same = exported.kind == network.kind and exported.static_frames == network.static_frames
+    return bundle, chosen if same else from_folder(calibration, bundle.manifest)
+
+
+def check_flags(reading: Reading) -> None:
+    """Raise ExportRefused for a flag that no model could follow, before one is opened."""
+    if reading.preprocess is not None:
+        Normalization.parse(reading.preprocess, color=reading.color or "rgb")
+    if reading.size is not None:
+        parse_size(reading.size)
+    parse_resize(reading.resize)
+
+
+def _exported(
+    subject: Subject, reading: Reading, *, normalization: Normalization, weights: Weights, **packed: Any
+) -> Bundle:
+    """`packed`: what else `pack` and `export_model` both take."""
     if isinstance(subject, OnnxSubject):
+        spec: Input = packed["input"]
         networks = onnx_networks(
             subject.file.sized(spec.height, spec.width),
             input=spec,
@@ -98,32 +139,17 @@ def export_foreign(
             head=subject.head,
             activation=reading.activation,
             weights=weights,
-            frames=sampling.frames,
+            frames=packed["sampling"].frames,
         )
-        return pack(
-            networks,
-            out=out,
-            name=name,
-            version=version,
-            labels=names,
-            input=spec,
-            sampling=sampling,
-            provenance=provenance,
-        )
+        return pack(networks, activation=reading.activation, **packed)
     assert isinstance(subject, KerasSubject)
     return export_model(
         subject.model,
-        out=out,
-        name=name,
-        version=version,
-        labels=names,
-        input=spec,
-        sampling=sampling,
         normalization=normalization,
         activation=reading.activation,
         weights=weights,
         steps=reading.steps,
-        provenance=provenance,
+        **packed,
     )
 
 
@@ -139,24 +165,6 @@ def _opened(model: keras.Model | OnnxSubject, reading: Reading) -> tuple[Subject
     return subject, spec, sampling_of(subject.frames, reading)  # its code may have fixed T
 
 
-def read_labels(file: Path) -> tuple[str, ...]:
-    """One class name a line; empty lines at the end do not count. Raises ExportRefused for fewer than two, or one twice."""
-    try:
-        names = tuple(name.strip() for name in file.read_text(encoding="utf-8-sig").rstrip().splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExportRefused(
-            f"{file} cannot be read as labels ({error}); give a text file with one class name a line"
-        ) from None
-    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
-    if twice is not None:
-        raise ExportRefused(f"{file} names {twice!r} twice; each class needs a name of its own")
-    if len(names) < 2:
-        raise ExportRefused(
-            f"{file} holds {len(names)} label(s), at least 2 are needed; a model of one output is given as two classes, the one it answers 0 for first"
-        )
-    return names
-
-
 def _digest(source: Source) -> str:
     """Of the one file, or of the digests of several and of those in a folder."""
     files = [each for file in source.files for each in (sorted(file.rglob("*")) if file.is_dir() else [file])]
@@ -164,14 +172,7 @@ def _digest(source: Source) -> str:
     return digests[0] if len(digests) == 1 else sha256("".join(digests).encode())
 
 
-def _told(subject: Subject, normalization: Normalization, *, spec: Input, sampling: Sampling, fixed: int | None) -> str:
-    inside = subject.scaled_in
-    scaled = f"scaled by {inside!r} inside the model" if inside else "as bytes 0…255"
-    outside = "" if normalization.is_identity else f"{normalization.sentence}, then "
-    order = {"bgr": "BGR", "gray": "grey", "rgb": "RGB"}[normalization.color]
-    taken = (
-        f"{sampling.frames} frames over the whole clip" if sampling.fps is None else f"{sampling.fps:g} frames a second"
-    )
-    if fixed:
-        taken += ", the number that the model takes; a shorter clip's are repeated"
-    return f"frames: {taken}; {spec.height}×{spec.width} by {spec.resize.rule}; {order}; {outside}{scaled}"
+def _told(subject: Subject, normalization: Normalization, *, spec: Input, sampling: Sampling) -> str:
+    color = {"bgr": "BGR", "gray": "grey", "rgb": "RGB"}[normalization.color]
+    fed = pixels(normalization.entry(), inside=subject.scaled_in)
+    return f"read as: {size(spec)} {color}, {resized(spec)}; pixels {fed}; {frames(sampling, fixed=subject.frames)}"

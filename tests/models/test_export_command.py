@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +46,12 @@ def export(given: Path, out: Path, *arguments: object, code: int = 0, labels: st
     assert result.exit_code == code, result.output + repr(result.exception)
     if code:
         assert not out.exists()
+    assert not list(out.parent.glob(".*")), "no stage is left"
     return result
+
+
+def build(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments])
 
 
 def cnn(size: int | None = 16, channels: int = 3) -> keras.Model:
@@ -77,7 +88,7 @@ def test_a_model_of_any_size_takes_the_size_that_is_said_and_the_line_tells_how_
     arguments = (tmp_path / "any.keras", "--preprocess", "0/255", "--color", "bgr")
     assert "frames of any size (?×?)" in export(given, tmp_path / "out", *arguments, code=1).stderr
     result = export(given, tmp_path / "out", *arguments, "--size", "16x16", "--json")
-    assert "frames: 16 frames over the whole clip; 16×16 by squash; BGR; (RGB → BGR, x − [0]) / [255]" in result.stderr
+    assert "read as: 16×16 BGR, squashed; pixels (x − 0) / 255; 16 frames over the clip\n" in result.stderr
     bundle = open_bundle(tmp_path / "out")
     pixels = clips_of()
     wanted = np.asarray(model(pixels.reshape(-1, 16, 16, 3)[..., ::-1].astype(np.float32) / 255)).reshape(2, 5, 3)
@@ -101,11 +112,8 @@ def test_a_model_of_fixed_length_sets_its_frames_and_says_so(given: Path, tmp_pa
         in export(given, tmp_path / "out", tmp_path / "six.keras", "--frames", 8, code=1).stderr
     )
     result = export(given, tmp_path / "out", tmp_path / "six.keras")
-    assert (
-        "frames: 6 frames over the whole clip, the number that the model takes; a shorter clip's are repeated"
-        in result.stderr
-    )
-    assert "scaled by 'to_unit' inside the model" in result.stderr
+    assert "; 6 frames over the clip, the number that the model takes; a shorter clip's are repeated" in result.stderr
+    assert "pixels as bytes 0…255, scaled by 'to_unit' inside the model" in result.stderr
     sampling = open_bundle(tmp_path / "out").manifest.sampling
     assert (sampling.frames, sampling.short_clip) == (6, "repeat")
 
@@ -116,6 +124,7 @@ def test_what_is_wrong_with_the_labels_is_said_before_any_reading_is_tried(given
         ("two.txt", "a\nb\n", "tells 3 classes apart, 2 labels"),
         ("twice.txt", "a\nb\na\n", "names 'a' twice"),
         ("one.txt", "a\n", "at least 2 are needed"),
+        ("gap.txt", "a\n\nb\n", "gap.txt: line 2 is empty"),
         ("absent.txt", None, "cannot be read as labels"),
     ):
         if text is not None:
@@ -123,6 +132,123 @@ def test_what_is_wrong_with_the_labels_is_said_before_any_reading_is_tried(given
         error = export(given, tmp_path / "out", tmp_path / "m.keras", code=1, labels=name).stderr
         assert saying in error
         assert "--preprocess" not in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "saying"),
+    [
+        (("--name", "my model"), r"'my model' cannot be a bundle's name: letters .* give another with --name"),
+        (("--version", "1 beta"), r"'1 beta' cannot be a bundle's version: .* give another with --version"),
+        (("--preprocess", "zscore"), r"--preprocess 'zscore' is none of none, caffe"),
+        (("--preprocess", "0/0"), r"std"),
+        (("--size", "big"), r"--size 'big' is not HxW"),
+        (("--resize", "stretch"), r"--resize 'stretch' is none of"),
+        (("--data", "nowhere"), r"nowhere is no folder"),
+    ],
+)
+def test_a_flag_that_no_model_could_follow_is_refused_before_the_model_is_opened(
+    given: Path, tmp_path: Path, flags: tuple[str, str], saying: str
+) -> None:
+    error = export(given, tmp_path / "out", tmp_path / "absent.keras", *flags, code=1).stderr
+    assert re.search(saying, error), error
+    assert "absent.keras" not in error
+    assert error.count("\n") == 1
+
+
+def test_a_folder_whose_name_no_bundle_may_have_needs_a_name(given: Path, tmp_path: Path) -> None:
+    images().save(tmp_path / "m.keras")
+    arguments = (tmp_path / "m.keras", "--preprocess", "0/255")
+    assert "'my model' cannot be" in export(given, tmp_path / "my model", *arguments, code=1).stderr
+    export(given, tmp_path / "my model", *arguments, "--name", "mine")
+    assert open_bundle(tmp_path / "my model").manifest.name == "mine"
+
+
+def test_a_place_that_can_hold_no_bundle_is_told_before_the_model_is_opened(given: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"a cat")
+    for place, saying in (
+        ("photos", "photos exists and is no bundle; name another folder, or empty this one"),
+        ("photos/cat.jpg/out", "cat.jpg is a file; name another folder"),
+    ):
+        common = ("--calibration", given / "pictures", "--labels", given / "labels.txt", "--out", tmp_path / place)
+        result = CliRunner().invoke(main, ["export", *map(str, (tmp_path / "absent.keras", *common))])
+        assert result.exit_code == 1
+        assert saying in result.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["photos", "cat.jpg"]
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_calibration_that_fails_leaves_nothing_and_a_bundle_that_was_there_as_it_was(
+    given: Path, tmp_path: Path
+) -> None:
+    images().save(tmp_path / "m.keras")
+    results = tmp_path / "results"
+    results.mkdir()
+    model = ("export", tmp_path / "m.keras", "--preprocess", "0/255", "--labels", given / "labels.txt")
+    assert build(*model, "--calibration", given / "pictures", "--out", results / "good").exit_code == 0
+    before = snapshot(results)
+    (tmp_path / "empty").mkdir()
+    for name in ("three", "broken"):
+        (tmp_path / name).mkdir()
+    for number in range(40):
+        (tmp_path / "broken" / f"{number}.png").write_bytes(b"no picture")
+        if number < 3:
+            shutil.copy(given / "pictures" / f"{number:02d}.png", tmp_path / "three")
+    for name, saying in (
+        ("missing", "missing is no folder"),
+        ("empty", "empty holds no images or videos"),
+        ("three", "3 calibration frames were found, at least 32"),
+        ("broken", "40 of 40 calibration files cannot be read"),
+    ):
+        for out in ("new", "good"):
+            result = build(*model, "--calibration", tmp_path / name, "--out", results / out)
+            assert result.exit_code == 1
+            assert saying in result.stderr
+            assert snapshot(results) == before
+            assert [path.name for path in results.iterdir()] == ["good"]
+
+
+def test_an_export_that_is_interrupted_while_it_calibrates_leaves_nothing(given: Path, tmp_path: Path) -> None:
+    images().save(tmp_path / "m.keras")
+    results = tmp_path / "results"
+    arguments = (tmp_path / "m.keras", "--preprocess", "0/255", "--labels", given / "labels.txt")
+    arguments = (*arguments, "--calibration", given / "pictures", "--out", results / "out")
+    command = [sys.executable, "-m", "models", "export", *map(str, arguments)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True) as running:
+        while running.poll() is None and not list(results.glob(".out.*/bundle")):
+            time.sleep(0.005)
+        running.send_signal(signal.SIGINT)
+        _, error = running.communicate(timeout=60)
+    assert running.returncode not in (0, None), error
+    assert "read as:" in error, "it had come as far as that"
+    assert not results.exists()
+
+
+def test_the_report_says_how_frames_and_answers_were_read(given: Path, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(1)
+    frames = cnn()
+    dense = layers.Dense(1, activation="sigmoid", kernel_initializer=keras.initializers.RandomNormal(0, 3))
+    keras.Model(frames.input, dense(frames.output)).save(tmp_path / "m.keras")
+    (given / "pair.txt").write_text("calm\nfight\n")
+    arguments = (tmp_path / "m.keras", "--preprocess", "0/255", "--color", "bgr", "--frames", 8)
+    export(given, tmp_path / "out", *arguments, labels="pair.txt")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert text.split("\n", 3)[2].startswith("## "), "no empty line in place of a description"
+    part = text.split("## How it was read\n\n")[1].split("\n\n")[0]
+    assert part.splitlines() == [
+        "- Frames: 16×16, BGR (the network turns RGB round itself); squashed to that size, whatever their aspect.",
+        "- Pixels: (x − 0) / 255.",
+        "- Clip: 8 frames over the clip; at most 64 if a client asks.",
+        "- Labels: 0 calm, 1 fight.",
+        "- Answers: sigmoid of one output p, which became two classes: fight is p, calm is 1 − p.",
+    ]
+    positive = answers(open_bundle(tmp_path / "out"), clips_of())[:, 1]
+    pixels = clips_of().reshape(-1, 16, 16, 3)[..., ::-1].astype(np.float32) / 255
+    wanted = np.asarray(keras.models.load_model(tmp_path / "m.keras")(pixels)).reshape(2, 5).mean(axis=1)
+    np.testing.assert_allclose(positive, wanted, atol=1e-5)
 
 
 def test_without_the_flag_the_readings_are_shown_and_nothing_is_written(given: Path, tmp_path: Path) -> None:
