@@ -18,7 +18,7 @@ import psutil
 
 from models.report import Report, markdown
 from service.bundle.store import Bundle
-from service.errors import EngineError, MareyError
+from service.errors import EngineError, EngineUnavailable, MareyError
 
 P = ParamSpec("P")
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -63,12 +63,15 @@ def engine_too(bundle: Bundle) -> None:
     from models.engine import build_engines
 
     cache = os.environ.get("MAREY_ENGINE_CACHE")
+    there = f"on the GPU host: marey-build engine {shlex.quote(str(bundle.path))}"
     try:
         for built in build_engines(bundle, cache=Path(cache) if cache else None):
             click.echo(built.sentence, err=True)
+    except EngineUnavailable:  # most machines that export have no GPU: nothing failed
+        click.echo(f"engine: none is built here (no NVIDIA GPU with TensorRT and pycuda); {there}", err=True)
     except EngineError as error:  # the bundle is whole all the same
-        click.echo(f"no TensorRT engine here: {error}", err=True)
-        click.echo(f"on the GPU host: marey-build engine {shlex.quote(str(bundle.path))}", err=True)
+        click.echo(f"engine: it could not be built here: {error}", err=True)
+        click.echo(there, err=True)
 
 
 def resources() -> str:
