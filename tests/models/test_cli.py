@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from models.cli import main
+from models.console import engine_too
 from models.dataset import Dataset
 from service.bundle.manifest import Input, Sampling
 from service.bundle.store import open_bundle
@@ -138,6 +139,32 @@ def test_calibration_that_spoils_int8_is_refused_and_the_bundle_left_alone(
     assert "--force" in result.stderr
     assert {file.name: file.read_bytes() for file in exported.iterdir()} == before
     assert [path.name for path in exported.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_export_whose_int8_is_refused_writes_nothing_until_somebody_insists(
+    model: Path, squares: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "grey").mkdir()
+    paint_grey(tmp_path / "grey")
+    arguments = ("export", model, "--calibration", tmp_path / "grey", "--labels", model.parent / "labels.txt")
+    arguments = (*arguments, "--out", tmp_path / "out", "--data", squares, "--frames", 6)
+    assert "error: INT8 refused: accuracy" in build(*arguments, code=1).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["grey"]
+    build(*arguments, "--force")
+    calibration = open_bundle(tmp_path / "out").manifest.calibration
+    assert calibration is not None
+    assert "INT8 refused" in (calibration.forced or "")
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="with a GPU the engine is built")
+def test_on_a_machine_without_a_gpu_one_line_says_where_the_engine_is_built(
+    exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine_too(open_bundle(exported))
+    assert capsys.readouterr().err == (
+        "engine: none is built here (no NVIDIA GPU with TensorRT and pycuda); "
+        f"on the GPU host: marey-build engine {exported}\n"
+    )
 
 
 def test_who_insists_gets_it_and_the_manifest_says_so(exported: Path, squares: Path, tmp_path: Path) -> None:
