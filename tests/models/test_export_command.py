@@ -25,6 +25,14 @@ from models.files.model_code import ModelCode
 from service.bundle.store import Bundle, open_bundle
 
 LABELS = ("ape", "bee", "cat")
+ONE_NODE = onnx.helper.make_model(
+    onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N"])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N"])],
+    )
+).SerializeToString()
 
 
 @pytest.fixture(scope="module")
@@ -370,7 +378,7 @@ def test_a_mix_of_sources_is_a_mistake_on_the_command_line(
         ("absent.keras", None, "absent.keras does not exist"),
         ("m.keras", b"", "is empty"),
         ("m.pkl", b"\x80\x04N.", "a Python pickle, which runs code when it is read and is never opened"),
-        ("m.onnx", b"\x08\x09", "an ONNX graph; give it with --from-onnx"),
+        ("m.onnx", ONE_NODE, "an ONNX graph; give it with --from-onnx"),
     ],
 )
 def test_what_is_no_model_ends_with_one_sentence(
