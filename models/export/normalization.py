@@ -73,12 +73,6 @@ class Normalization:
     def is_identity(self) -> bool:
         return self.color != "bgr" and set(self.mean) == {0.0} and set(self.std) == {1.0}
 
-    @property
-    def sentence(self) -> str:
-        """What is done to a byte, in a few words."""
-        mean, std = (", ".join(f"{value:g}" for value in part) for part in (self.mean, self.std))
-        return f"({'RGB → BGR, ' if self.color == 'bgr' else ''}x − [{mean}]) / [{std}]"
-
     def entry(self) -> dict[str, Any]:
         """As the report states it."""
         return {"color": self.color, "mean": list(self.mean), "std": list(self.std)}
