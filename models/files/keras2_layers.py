@@ -9,13 +9,14 @@ from typing import Any
 import keras
 
 from models.errors import ExportRefused
+from models.files.keras2_functions import OTHERWISE
 
 Build = Callable[[dict[str, Any]], Any]
 Config = dict[str, Any]
 
 # Settings of Keras 2 that Keras 3 has no more, and the values with which they mean nothing; any value where there are none.
 _LOST: dict[str, tuple[Any, ...]] = {
-    "time_major": (False,), "implementation": (), "groups": (1,), "renorm": (False,), "renorm_clipping": (None,), "renorm_momentum": (),
+    "time_major": (False,), "unroll": (False,), "implementation": (), "groups": (1,), "renorm": (False,), "renorm_clipping": (None,), "renorm_momentum": (),
     "fused": (), "virtual_batch_size": (None,), "adjustment": (None,), "causal": (False,), "ragged": (False,), "sparse": (False,),
     "batch_input_shape": (), "input_shape": (), "input_length": (), "query_shape": (), "key_shape": (), "value_shape": (),
     "dynamic": (False,), "synchronized": (), "num_cores": (), "unit_forget_bias": (), "use_causal_mask": (False,), "filters": (),
@@ -93,6 +94,8 @@ def _settings(known: type, config: Config, *, name: str) -> Config:
 def _value(key: str, value: Any) -> Any:
     if key == "dtype":
         return _dtype(value)
+    if key.endswith("activation") and isinstance(value, str):
+        return OTHERWISE.get(value, value)
     return value
 
 

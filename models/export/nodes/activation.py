@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers
 
 from models.export.nodes.graph import Given, Graph, Value, only, refuse, writes
+from models.files.keras2_functions import hard_sigmoid_of_keras_2
 
 _HARD = {"alpha": 1.0 / 6.0, "beta": 0.5}  # hard_sigmoid of Keras 3: relu6(x + 3) / 6
 
@@ -21,7 +22,7 @@ def activate(graph: Graph, x: Value, function: Any, *, layer: Any) -> Value:
         written = graph.call(function, (x,), {})
         return written if isinstance(written, Value) else written[0]
     name = getattr(function, "__name__", type(function).__name__)
-    if not getattr(function, "__module__", "").startswith("keras.") or name not in _WRITERS:
+    if not getattr(function, "__module__", "").startswith(("keras.", "models.")) or name not in _WRITERS:
         raise refuse(layer, f"activation {name!r}", f"use one of {', '.join(sorted(_WRITERS))}")
     return _WRITERS[name](graph, x)
 
@@ -90,6 +91,7 @@ _WRITERS: dict[str, Callable[[Graph, Value], Value]] = {
     "softsign": _one("Softsign"),
     "exponential": _one("Exp"),
     "hard_sigmoid": _one("HardSigmoid", **_HARD),
+    hard_sigmoid_of_keras_2.__name__: _one("HardSigmoid", alpha=0.2, beta=0.5),
     "hard_silu": lambda graph, x: _times(graph, x, _one("HardSigmoid", **_HARD)(graph, x)),
     "silu": lambda graph, x: _times(graph, x, _one("Sigmoid")(graph, x)),
     "mish": lambda graph, x: _times(graph, x, _one("Tanh")(graph, _one("Softplus")(graph, x))),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from models.errors import ExportRefused
 from models.export.model.trace import describe
 from models.export.nodes.graph import Graph, Value, refuse
+from models.files.keras2_functions import hard_sigmoid_of_keras_2
 
 Order = Literal["forward", "reverse", "bidirectional"]
 _GATES = {
@@ -31,6 +32,7 @@ _ACTIVATIONS = {
     "tanh": ("Tanh", 0.0, 0.0),
     "relu": ("Relu", 0.0, 0.0),
     "hard_sigmoid": ("HardSigmoid", 1.0 / 6.0, 0.5),
+    hard_sigmoid_of_keras_2.__name__: ("HardSigmoid", 0.2, 0.5),
     "leaky_relu": ("LeakyRelu", 0.2, 0.0),
     "softsign": ("Softsign", 0.0, 0.0),
     "softplus": ("Softplus", 0.0, 0.0),

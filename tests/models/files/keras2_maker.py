@@ -57,6 +57,15 @@ def lrcn() -> keras.Model:
     return model
 
 
+def hard() -> keras.Model:
+    """hard_sigmoid, the default of a ConvLSTM, and of every LSTM before TensorFlow 2: Keras 3 has another of that name."""
+    pixels = keras.Input((3, 8, 8, 3))
+    x = layers.ConvLSTM2D(3, 3, return_sequences=True)(layers.Rescaling(1 / 64)(pixels))
+    x = layers.TimeDistributed(layers.GlobalAveragePooling2D())(x)
+    x = layers.LSTM(4, recurrent_activation="hard_sigmoid")(x)
+    return keras.Model(pixels, layers.Dense(3, activation="softmax")(layers.Dense(4, activation="hard_sigmoid")(x)))
+
+
 def with_lambda() -> keras.Model:
     pixels = keras.Input((8, 8, 3))
     x = layers.Lambda(lambda values: values / 255.0, name="to_unit")(pixels)
@@ -86,7 +95,7 @@ def answer(model: keras.Model, file: Path) -> None:
 
 def main(folder: Path) -> None:
     keras.utils.set_random_seed(2)
-    for name, model in (("clips", clips()), ("attention", attention()), ("lrcn", lrcn())):
+    for name, model in (("clips", clips()), ("attention", attention()), ("lrcn", lrcn()), ("hard", hard())):
         for variable in model.weights:  # or means of 0 and variances of 1 in the wrong place would go unseen
             variable.assign(variable + tf.random.uniform(variable.shape, 0.0, 0.2))
         answer(model, folder / f"{name}.npz")

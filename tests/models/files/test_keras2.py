@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from models.errors import ExportRefused
+from models.export.exporter import keras_networks
 from models.export.model.trace import trace
+from models.export.runtime import Runtime
 from models.files.keras2 import load_keras2
 from models.files.keras2_model import Builder
 from models.files.kind import read_config
 from models.files.load import load_keras
 from models.files.through_tf_keras import FromKeras2, compare
+from service.bundle.manifest import Input
 
 
 def held_against(file: Path, model: keras.Model) -> float:
@@ -26,11 +29,19 @@ def held_against(file: Path, model: keras.Model) -> float:
         return float(np.abs(answers - arrays["answers"]).max())
 
 
-@pytest.mark.parametrize("name", ["clips", "attention", "lrcn"])
+@pytest.mark.parametrize("name", ["clips", "attention", "lrcn", "hard"])
 def test_an_h5_of_keras_2_answers_as_it_did(keras2: Path, name: str) -> None:
     model = Builder().build(json.loads(h5py.File(keras2 / f"{name}.h5").attrs["model_config"]))
     model.load_weights(keras2 / f"{name}.h5")
     assert held_against(keras2 / f"{name}.npz", model) <= 1e-6
+
+
+def test_the_hard_sigmoid_of_keras_2_is_exported_as_it_was(keras2: Path) -> None:
+    networks = keras_networks(load_keras(keras2 / "hard.h5"), input=Input(height=8, width=8))
+    with np.load(keras2 / "hard.npz") as arrays:
+        clips, wanted = arrays["pixels"].astype(np.uint8), arrays["answers"]
+    found = Runtime(networks.graphs["clip"])(clips)["probabilities"]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_a_saved_model_folder_goes_through_tf_keras(keras2: Path) -> None:
