@@ -121,7 +121,7 @@ REFUSALS: dict[str, Refusal] = {
     "two_streams": Refusal(two_streams, r"2 inputs|one input"),
     "stateful": Refusal(stateful, r"'memory' \(LSTM\) has stateful=True.*rebuild it with stateful=False"),
     "answers_for_each_step": Refusal(answers_for_each_step, r"answer for each step.*--steps mean or --steps last"),
-    "scores": Refusal(scores, r"are no probabilities.*--activation softmax or sigmoid"),
+    "scores": Refusal(scores, r"ends in plain scores.*--activation softmax or sigmoid"),
     "another_activation": Refusal(no_activation_left, r"ends in softmax already.*leave --activation out", {"activation": "sigmoid"}),
     "a_softmax_of_one": Refusal(one_score, r"a softmax of one value is always 1.*--activation sigmoid", {"activation": "softmax"}),
     "steps_of_one_answer": Refusal(no_activation_left, r"one answer for the whole clip.*leave it out", {"steps": "mean"}),
