@@ -11,9 +11,9 @@ import keras
 
 from models.errors import NotSplittable
 from models.export.clip.networks import clip_networks
-from models.export.model.outputs import Steps
+from models.export.model.outputs import Activation, Steps
 from models.export.model.subclassed import as_functional
-from models.export.networks import Activation, Networks, Weights
+from models.export.networks import Networks, Weights
 from models.export.normalization import Normalization
 from models.export.pack import pack
 from models.export.split.networks import same_color, split_networks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,14 @@ def synthetic_answers(reference: Answering, *, count: int, frames: int, seed: in
     return reference.answers(
         synthetic_clips(count=count, frames=frames, height=height, width=width, channels=channels, seed=seed)
     )
+
+
+def shift(reference: Answering, change: Callable[[], object], *, frames: int, seed: int) -> float:
+    """By how much `change`, made to `reference`, moves its probabilities."""
+    before = synthetic_answers(reference, count=_CLIPS, frames=frames, seed=seed).probabilities
+    change()
+    after = synthetic_answers(reference, count=_CLIPS, frames=frames, seed=seed).probabilities
+    return float(np.abs(after - before).max())
 
 
 def golden_clips(reference: Answering, *, frames: int, seed: int) -> tuple[GoldenClips, float]:

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from models.export.model.outputs import Activation
 from service.bundle.manifest import Network, Role
 from service.bundle.store import GoldenClips
 
-Activation = Literal["softmax", "sigmoid", "none"]
 Weights = Literal["float32", "float16"]
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from models.errors import ExportRefused
 from models.export.artifact import REPORT, artifact, json_bytes
 from models.export.golden import golden_clips, npz
-from models.export.networks import Activation, Networks, Weights
+from models.export.model.outputs import Activation
+from models.export.networks import Networks, Weights
 from models.export.report.describe import describe_graphs, keras_classes
 from models.export.report.reading import entry
 from service.bundle.manifest import Golden, Input, Manifest, Provenance, Sampling, Task

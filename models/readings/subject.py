@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import ExportRefused
+from models.export.model.outputs import Activation
 from models.export.model.trace import functional
-from models.export.networks import Activation
 from models.readings.activations import Seen, seen_by_first_batchnorm
 from models.readings.family import Family, family_of
 from models.readings.said import scaling_in

@@ -6,22 +6,22 @@ the model at several lengths, one frame among them.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
-import numpy as np
 import onnx
 
-from models.export.clip.parity import Shapes, compare_graph, compare_reference, parity_shapes
+from models.export.clip.parity import compare_graph, compare_reference, parity_shapes
 from models.export.clip.reading import ClipReading, read_clip_model
 from models.export.clip.reference import ClipReference
-from models.export.golden import synthetic_answers
+from models.export.golden import shift
 from models.export.graphs.assemble import assemble
 from models.export.half import halve
 from models.export.model.fold import fold_batchnorm, round_half
-from models.export.model.outputs import Steps
+from models.export.model.outputs import Activation, Steps
 from models.export.model.reason import reason
-from models.export.networks import Activation, Networks, Weights
+from models.export.networks import Networks, Weights
 from models.export.normalization import Normalization
 from service.bundle.manifest import Input, Network
 
@@ -94,7 +94,9 @@ def _export(
     shapes = parity_shapes(frames)
     lengths = shapes if frames is None else shapes[:1]  # the batch is the graph's affair
     own = compare_reference(model, reading, reference, normalization=normalization, shapes=lengths, seed=seed)
-    rounding = _round(reference, shapes, seed) if weights == "float16" else None
+    rounding = None
+    if weights == "float16":
+        rounding = shift(reference, partial(round_half, reference.model), frames=shapes[-1][1], seed=seed)
     graph = clip_onnx(folded)
     if weights == "float16":
         graph = halve(graph)
@@ -126,12 +128,3 @@ def _export(
         and reading.flat.outputs[reading.outputs.probabilities].shape[-1] != 1,
     )
     return Networks({"clip": graph}, network, classes, reading.activation, reading.source, reference, report, weights)
-
-
-def _round(reference: ClipReference, shapes: Shapes, seed: int) -> float:
-    """Round the weights of `reference` to half precision; by how much that moved its probabilities."""
-    length = shapes[-1][1]
-    before = synthetic_answers(reference, count=3, frames=length, seed=seed).probabilities
-    round_half(reference.model)
-    after = synthetic_answers(reference, count=3, frames=length, seed=seed).probabilities
-    return float(np.abs(after - before).max())

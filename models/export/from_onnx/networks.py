@@ -17,8 +17,8 @@ from models.export.from_onnx.file import PREFIX, OnnxFile
 from models.export.from_onnx.reference import Ending, OnnxReference, rounded
 from models.export.golden import synthetic_answers
 from models.export.half import halve
-from models.export.model.outputs import missing_activation
-from models.export.networks import Activation, Networks, Weights
+from models.export.model.outputs import Activation, missing_activation
+from models.export.networks import Networks, Weights
 from models.export.normalization import Normalization
 from models.export.runtime import Runtime
 from models.export.split.networks import same_color

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from models.export.from_onnx.file import TURN, OnnxFile, Original
-from models.export.networks import Activation
+from models.export.model.outputs import Activation
 from models.export.normalization import Normalization
 from models.export.runtime import Runtime
 from service.bundle.store import GoldenClips

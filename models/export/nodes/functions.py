@@ -15,13 +15,6 @@ from models.export.nodes.shape import reduced
 _COMPARISONS = {
     "Greater": "Greater", "GreaterEqual": "GreaterOrEqual", "Less": "Less", "LessEqual": "LessOrEqual", "Equal": "Equal",
 }  # fmt: skip
-_FUNCTIONS = {"Sin": "Sin", "Cos": "Cos", "Erf": "Erf", "Sign": "Sign", "Reciprocal": "Reciprocal", "Floor": "Floor"}
-
-
-@writes(*_FUNCTIONS)
-def _function(graph: Graph, operation: Any, given: Given) -> Value:
-    x = given["x"]
-    return graph.add(_FUNCTIONS[type(operation).__name__], [x], x.shape)
 
 
 @writes("Rsqrt")

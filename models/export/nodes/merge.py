@@ -31,7 +31,19 @@ _OPERATION_NODES = {
     "Minimum": "Min",
     "Power": "Pow",
 }
-_UNARY = {"Negative": "Neg", "Abs": "Abs", "Absolute": "Abs", "Sqrt": "Sqrt", "Log": "Log"}
+_UNARY = {
+    "Negative": "Neg",
+    "Abs": "Abs",
+    "Absolute": "Abs",
+    "Sqrt": "Sqrt",
+    "Log": "Log",
+    "Sin": "Sin",
+    "Cos": "Cos",
+    "Erf": "Erf",
+    "Sign": "Sign",
+    "Reciprocal": "Reciprocal",
+    "Floor": "Floor",
+}
 
 
 def broadcast(*shapes: Sequence[int | None]) -> tuple[int | None, ...]:
