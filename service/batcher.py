@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,11 @@ from service.engine.base import TITLES, Engine, Outputs, Overlapping
 from service.engine.buckets import buckets_for
 from service.errors import DeadlineExceeded, DeviceLost, Draining, EngineError, MareyError, Overloaded
 from service.gathered import Gathered
+from service.priority import Priority
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Priority = Literal["interactive", "bulk"]
 
 
 @dataclass(frozen=True, slots=True)

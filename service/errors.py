@@ -4,18 +4,28 @@
     ├── RequestError              the client's to mend
     │   ├── Malformed             the body is not the multipart form that was asked for
     │   ├── EmptyFile             the file has no bytes
+    │   ├── MissingKey            no API key, and one is asked for
+    │   │   └── InvalidKey        … or one that is not known
+    │   ├── NotAllowed            the key may not do this
     │   ├── UnknownModel          no such bundle is loaded, or not for this task
+    │   ├── UnknownJob            no such job, or no longer
+    │   ├── JobConflict           the job is not in a state that allows this
     │   ├── TooLarge              more bytes than allowed
     │   │   ├── TooManyPixels     … more pixels, by the header, before anything is decoded
     │   │   └── TooLong           … more seconds or frames of video
     │   ├── UnsupportedMedia      the content is no image or video that we take
     │   │   └── UnsupportedCodec  … or is one that this build cannot decode
     │   ├── InvalidParameter      a parameter is out of its range
-    │   │   └── MissingFile       … or the form lacks the file
-    │   └── DecodeFailed          the media broke while it was decoded
-    │       └── DecodeLimit       … or took more time or memory than one upload may
+    │   │   ├── MissingFile       … or the form lacks the file
+    │   │   ├── UrlRefused        … or names a URL that must not be fetched
+    │   │   └── UrlFailed         … or one that gives no file
+    │   ├── DecodeFailed          the media broke while it was decoded
+    │   │   └── DecodeLimit       … or took more time or memory than one upload may
+    │   └── ClientGone            the client hung up: nobody reads this
     ├── ServiceError              the service's state; the same request may succeed later
-    │   ├── Overloaded            the queue is full
+    │   ├── Overloaded            the queue is full, or waiting would take too long
+    │   ├── RateLimited           this key, or address, asks too often
+    │   ├── SpoolFull             uploads that are being worked on fill their folder
     │   ├── NotReady              models are still loading, or the engine has died
     │   ├── Draining              the service is stopping
     │   └── DeadlineExceeded      the answer was not ready in time
@@ -60,8 +70,28 @@ class EmptyFile(RequestError):
     code, title = "empty_file", "Empty file"
 
 
+class MissingKey(RequestError):
+    status, code, title = 401, "missing_key", "Missing API key"
+
+
+class InvalidKey(MissingKey):
+    code, title = "invalid_key", "Invalid API key"
+
+
+class NotAllowed(RequestError):
+    status, code, title = 403, "not_allowed", "Not allowed"
+
+
 class UnknownModel(RequestError):
     status, code, title = 404, "unknown_model", "Unknown model"
+
+
+class UnknownJob(RequestError):
+    status, code, title = 404, "unknown_job", "Unknown job"
+
+
+class JobConflict(RequestError):
+    status, code, title = 409, "job_conflict", "Job in another state"
 
 
 class TooLarge(RequestError):
@@ -92,6 +122,14 @@ class MissingFile(InvalidParameter):
     code, title = "missing_file", "Missing file"
 
 
+class UrlRefused(InvalidParameter):
+    code, title = "url_refused", "URL refused"
+
+
+class UrlFailed(InvalidParameter):
+    code, title = "url_failed", "URL gave no file"
+
+
 class DecodeFailed(RequestError):
     status, code, title = 422, "decode_failed", "Decoding failed"
 
@@ -100,12 +138,26 @@ class DecodeLimit(DecodeFailed):
     code, title = "decode_limit", "Decoding limit reached"
 
 
+class ClientGone(RequestError):
+    """Never sent: it ends the work and names it in the log. The number is nginx's."""
+
+    status, code, title = 499, "client_gone", "Client gone"
+
+
 class ServiceError(MareyError):
     status, code, title = 503, "unavailable", "Service unavailable"
 
 
 class Overloaded(ServiceError):
     status, code, title = 429, "overloaded", "Overloaded"
+
+
+class RateLimited(ServiceError):
+    status, code, title = 429, "rate_limited", "Rate limited"
+
+
+class SpoolFull(ServiceError):
+    status, code, title = 507, "spool_full", "Spool full"
 
 
 class NotReady(ServiceError):

@@ -5,34 +5,25 @@ An image is a clip of one frame: there is no second path.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batcher import Batcher, Priority, Rows
-from service.bundle.manifest import Manifest, Sampling, Stage
+from service.bundle.manifest import Manifest, Sampling
 from service.bundle.store import Bundle
-from service.engine.base import Engine, EngineInfo
+from service.engine.base import EngineInfo
 from service.errors import InvalidParameter
-from service.gathered import Gathered
 from service.media.frames import Clip, Decoded, ImageInfo, Window, Windows
 from service.media.sample import uniform
 from service.media.workers import DecodePool
+from service.priority import Priority
+from service.replica import Asked, Replica
 
 # Of all windows of one video together: a head reads so many features, a clip network computes so many frames.
 _MAX_WINDOW_FRAMES = 16_384
-
-
-class _Run(Protocol):
-    """`Batcher.run` of one replica, for one request."""
-
-    async def __call__(self, stage: Stage, rows: NDArray[np.generic] | Gathered) -> Rows: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +46,6 @@ class Answer:
     timings_ms: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """The bundle on one device: its engine, the thread that it lives on, and its largest |Δp| on the golden clips."""
-
-    engine: Engine
-    batcher: Batcher
-    golden_difference: float
-
-
 class Predictor:
     """Joins one opened bundle, its replicas, one a device, and the decoders. A clip stays on the device that it began on."""
 
@@ -84,6 +66,11 @@ class Predictor:
     @property
     def golden_difference(self) -> float:
         return max(replica.golden_difference for replica in self.replicas)
+
+    def asked(self, *, deadline: float, priority: Priority) -> Asked:
+        """The networks, for one request, on the device with the least to do."""
+        replica = min(self.replicas, key=lambda each: each.batcher.pending_rows)
+        return replica.asked(deadline=deadline, priority=priority)
 
     async def image(self, data: bytes, *, deadline: float, priority: Priority = "interactive") -> Answer:
         """Classify an encoded image. `deadline`: monotonic seconds. Raises RequestError, ServiceError or EngineError."""
@@ -121,15 +108,10 @@ class Predictor:
         decoded = await decoding
         waited = time.monotonic() - began
         clip = decoded.clip if decoded.clip.windows else self._lengthened(decoded.clip)
-        replica = min(self.replicas, key=lambda each: each.batcher.pending_rows)
-        run: _Run = partial(replica.batcher.run, replica.engine, deadline=deadline, priority=priority)
-        if replica.engine.info.stages == ("clip",):
-            judged = await self._judge(run, "clip", clip.frames, clip.windows)
-            through: tuple[Rows, ...] = (judged,)
-        else:
-            encoded = await run("encoder", clip.frames)
-            judged = await self._judge(run, "head", encoded.outputs["features"], clip.windows)
-            through = (encoded, judged)
+        asked = self.asked(deadline=deadline, priority=priority)
+        source, encoded = await asked.encode(clip.frames)
+        judged = await asked.judge(source, self._chosen(clip.windows) if clip.windows else None)
+        through = (judged,) if encoded is None else (encoded, judged)
         probabilities, whole = judged.outputs["probabilities"], not clip.windows
         positions = judged.outputs["positions"][0] if whole and "positions" in judged.outputs else None
         framed = positions is not None and len(positions) == len(clip.indices) and not self.manifest.tells_places
@@ -143,7 +125,7 @@ class Predictor:
             judged.outputs["attention"][0] if whole and "attention" in judged.outputs else None,
             positions,
             framed,
-            replica.engine.info,
+            asked.replica.engine.info,
             through[0].batch_size,
             {
                 "decode": decoded.decode_ms,
@@ -154,50 +136,20 @@ class Predictor:
             },
         )
 
-    async def _judge(self, run: _Run, stage: Stage, source: NDArray[np.generic], windows: tuple[Window, ...]) -> Rows:
-        """Run the last network over every window of `source` `[M, …]`, or over all of it where there are none.
-
-        Windows of equal length run together; rows come back in the order of `windows`. Lengths differ where a video has
-        fewer frames a second than were asked for.
-        """
+    def _chosen(self, windows: tuple[Window, ...]) -> list[tuple[int, ...]]:
+        """Positions of each window's frames. Raises InvalidParameter where there are too many."""
         total = sum(window.count for window in windows)
         if total > _MAX_WINDOW_FRAMES:
             raise InvalidParameter(
                 f"{len(windows)} windows hold {total} frames in all, {_MAX_WINDOW_FRAMES} are allowed; "
                 "raise stride_s or window_s, or lower frames"
             )
-        if not windows:
-            return self._counted(stage, await run(stage, source[None]), len(source))
-        by_length: dict[int, list[int]] = {}
-        rows = [self._rows_of(window) for window in windows]
-        for number, chosen in enumerate(rows):
-            by_length.setdefault(len(chosen), []).append(number)
-        parts = await asyncio.gather(
-            *(
-                run(stage, Gathered(source, np.array([rows[number] for number in numbers])))
-                for numbers in by_length.values()
-            )
-        )
-        counted = [self._counted(stage, part, length) for part, length in zip(parts, by_length, strict=True)]
-        order = np.argsort(np.concatenate(list(by_length.values())))
-        # Outputs over time, attention that is, have no common shape; over windows nobody asks for them.
-        joined = np.concatenate([part.outputs["probabilities"] for part in parts])[order]
-        return Rows(
-            {"probabilities": joined},
-            max(part.batch_size for part in counted),
-            max(part.queue_s for part in parts),
-            sum(part.run_s for part in parts),
-        )
+        return [self.rows_of(window.first, window.count) for window in windows]
 
-    @staticmethod
-    def _counted(stage: Stage, rows: Rows, length: int) -> Rows:
-        """A clip network's batch in frames, as an encoder's is."""
-        return replace(rows, batch_size=rows.batch_size * length) if stage == "clip" else rows
-
-    def _rows_of(self, window: Window) -> tuple[int, ...]:
-        """Positions of the window's frames; a network of fixed T sees some of too few frames several times."""
-        wanted = self.manifest.network.static_frames or window.count
-        return tuple(window.first + row for row in uniform(window.count, wanted, short_clip="repeat"))
+    def rows_of(self, first: int, count: int) -> tuple[int, ...]:
+        """Positions of a clip of rows `first` to `first + count`; a network of fixed T sees some of too few several times."""
+        wanted = self.manifest.network.static_frames or count
+        return tuple(first + row for row in uniform(count, wanted, short_clip="repeat"))
 
     def _lengthened(self, clip: Clip) -> Clip:
         """The clip as a network of fixed T sees it: with a warning where frames are repeated."""

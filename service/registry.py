@@ -21,7 +21,8 @@ from service.engine.select import Opened, open_engine
 from service.errors import BuildCancelled, BundleError, DeviceLost, EngineError, MareyError, UnknownModel
 from service.media.limits import Limits
 from service.media.workers import DecodePool
-from service.predictor import Predictor, Replica
+from service.predictor import Predictor
+from service.replica import Replica
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -52,8 +52,55 @@ class Settings(BaseSettings):
     max_duration_s: float = Field(default=600, gt=0, le=86_400, description="Longest video, else 413.")
     max_requests: int = Field(default=64, ge=1, description="Requests in progress at once, else 429.")
     max_queued_rows: int = Field(default=4096, ge=64, description="Frames and clips waiting for the device, else 429.")
+    max_queued_bytes: int = Field(
+        default=2**30, ge=2**20, description="Uploads and frames held in memory at once, else 429."
+    )
+    queue_ms: int = Field(
+        default=100,
+        ge=1,
+        le=600_000,
+        description="An interactive request that would wait longer for its turn is refused with 429; bulk waits up to its deadline.",
+    )
     timeout_ms: int = Field(default=30_000, ge=1, le=600_000, description="Default deadline of a request, then 504.")
     drain_s: float = Field(default=30, gt=0, le=3600, description="Time that accepted requests get after SIGTERM.")
+    spool: Path | None = Field(default=None, description="Folder for uploads too large for memory, as they arrive.")
+    max_spool_bytes: int = Field(
+        default=4 * 2**30, ge=2**20, description="All uploads in the spool together, else 507."
+    )
+    jobs: Path | None = Field(default=None, description="Folder of jobs and their results; one service at a time.")
+    max_jobs: int = Field(default=1000, ge=0, description="Jobs that wait or run, else 429; 0: no jobs.")
+    max_job_bytes: int = Field(default=2 * 2**30, ge=1, description="Largest file of a job, else 413.")
+    max_job_duration_s: float = Field(default=14_400, gt=0, le=604_800, description="Longest video of a job, else 413.")
+    keep_jobs_s: float = Field(default=604_800, gt=0, le=31_536_000, description="Time that a finished job is kept.")
+    max_streams: int = Field(default=16, ge=0, description="Live streams at once, else 429; 0: no streams.")
+    keys: Path | None = Field(
+        default=None, description="File of API keys, hashed, as marey key writes it; without it everybody may ask."
+    )
+    rate_limit: float | None = Field(
+        default=None, gt=0, le=1e6, description="Requests a second for each key (or address, without keys), else 429."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Web origins whose pages may ask, separated by commas; * for all."
+    )
+    allow_urls: bool = Field(
+        default=False, description='Whether {"url": …} is fetched: http(s) and public addresses only.'
+    )
+    watch_s: float | None = Field(
+        default=None, gt=0, le=3600, description="Look for new, changed and gone bundles every so many seconds."
+    )
+    weights: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Share of requests for each version, such as fight:1=9,fight:2=1; else the newest has all.",
+    )
+    max_model_bytes: int | None = Field(
+        default=None,
+        ge=2**20,
+        description="Models held at once; the least used gives way, and comes back when asked for.",
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="text for people, json for machines.")
+    traces: bool = Field(
+        default=False, description="Send OpenTelemetry traces (extra otel); OTEL_EXPORTER_OTLP_ENDPOINT says where."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("bundles", mode="before")
@@ -61,9 +108,9 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
 
-    @field_validator("devices", mode="before")
+    @field_validator("devices", "cors_origins", "weights", mode="before")
     @classmethod
-    def _numbers(cls, value: object) -> object:
+    def _listed(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("devices")

@@ -14,10 +14,10 @@ from fastapi import APIRouter, Depends, Query, Request
 from service.api.schemas import ImageClassified, Problem, VideoClassified, image_answer, video_answer
 from service.api.state import State, state_of
 from service.api.uploads import read_file
-from service.batcher import Priority
 from service.bundle.manifest import Sampling
 from service.errors import DeadlineExceeded
 from service.predictor import Answer, Predictor
+from service.priority import Priority
 
 router = APIRouter(prefix="/classify", tags=["classify"])
 

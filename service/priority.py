@@ -1,0 +1,8 @@
+"""Who yields to whom while something waits for a decoder or the device."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+# Somebody waits for the answer; or nobody does, and it takes what the others leave.
+Priority = Literal["interactive", "bulk"]

@@ -1,0 +1,87 @@
+"""The networks of one bundle on one device, as one request runs them: frames → features → what the model says of a clip."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batcher import Batcher, Rows
+from service.bundle.manifest import Stage
+from service.engine.base import Engine
+from service.gathered import Gathered
+from service.priority import Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """The bundle on one device: its engine, the thread that it lives on, and its largest |Δp| on the golden clips."""
+
+    engine: Engine
+    batcher: Batcher
+    golden_difference: float
+
+    def asked(self, *, deadline: float, priority: Priority) -> Asked:
+        """For one request; `deadline` in monotonic seconds."""
+        return Asked(self, deadline, priority)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request's use of a replica. Every method raises Overloaded, DeadlineExceeded, Draining or EngineError."""
+
+    replica: Replica
+    deadline: float
+    priority: Priority
+
+    async def encode(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.generic], Rows | None]:
+        """What the last network reads of `frames` `[N, H, W, C]`, row by row, and how its making ran.
+
+        Features `[N, D]`; for a clip network the frames themselves, and None, because nothing ran.
+        """
+        if self.replica.engine.info.stages == ("clip",):
+            return frames, None
+        rows = await self._run("encoder", frames)
+        return rows.outputs["features"], rows
+
+    async def judge(self, source: NDArray[np.generic], chosen: Sequence[Sequence[int]] | None = None) -> Rows:
+        """Run the last network over clips made of rows of `source` `[M, …]`: all of it as one clip, or those `chosen` for each clip.
+
+        Clips of equal length run together; rows come back in the order of `chosen`, of the probabilities alone: outputs over time
+        have no common shape where lengths differ.
+        """
+        if chosen is None:
+            return self._in_frames(await self._run(self._last, source[None]), len(source))
+        by_length: dict[int, list[int]] = {}
+        for number, rows in enumerate(chosen):
+            by_length.setdefault(len(rows), []).append(number)
+        parts = await asyncio.gather(
+            *(
+                self._run(self._last, Gathered(source, np.array([chosen[number] for number in numbers])))
+                for numbers in by_length.values()
+            )
+        )
+        counted = [self._in_frames(part, length) for part, length in zip(parts, by_length, strict=True)]
+        order = np.argsort(np.concatenate(list(by_length.values())))
+        joined = np.concatenate([part.outputs["probabilities"] for part in parts])[order]
+        return Rows(
+            {"probabilities": joined},
+            max(part.batch_size for part in counted),
+            max(part.queue_s for part in parts),
+            sum(part.run_s for part in parts),
+        )
+
+    async def _run(self, stage: Stage, rows: NDArray[np.generic] | Gathered) -> Rows:
+        batcher, engine = self.replica.batcher, self.replica.engine
+        return await batcher.run(engine, stage, rows, deadline=self.deadline, priority=self.priority)
+
+    @property
+    def _last(self) -> Stage:
+        return self.replica.engine.info.stages[-1]
+
+    def _in_frames(self, rows: Rows, length: int) -> Rows:
+        """A clip network's batch in frames, as an encoder's is."""
+        return replace(rows, batch_size=rows.batch_size * length) if self._last == "clip" else rows
