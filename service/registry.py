@@ -6,7 +6,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -107,6 +108,11 @@ class Registry:
     @property
     def models(self) -> tuple[Predictor, ...]:
         return tuple(self._models.values())
+
+    @asynccontextmanager
+    async def lease(self, name: str | None, *, task: Task | None = None) -> AsyncIterator[Predictor]:
+        """As `get`, for the time of one request: what is leased stays open. Raises UnknownModel."""
+        yield self.get(name, task=task)
 
     def get(self, name: str | None, *, task: Task | None = None) -> Predictor:
         """The model called `NAME` or `NAME:VERSION`; without a name the first that fits `task`. Raises UnknownModel."""

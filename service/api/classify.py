@@ -58,8 +58,7 @@ async def image(request: Request, wishes: Annotated[Wishes, Depends()]) -> Image
     async def ask(model: Predictor, data: bytes, deadline: float) -> Answer:
         return await model.image(data, deadline=deadline, priority=wishes.priority)
 
-    async with _admitted(request) as state:
-        model = state.registry.get(wishes.model, task="image")
+    async with _admitted(request) as state, state.registry.lease(wishes.model, task="image") as model:
         answer, timings = await _answer(request, state, model, ask, timeout_ms=wishes.timeout_ms)
     return image_answer(answer, model, top_k=wishes.top_k, request_id=request.state.request_id, timings=timings)
 
@@ -77,8 +76,7 @@ async def video(
     ] = None,
 ) -> VideoClassified:
     """Classify one video, whole or window by window. The answer says which frames were looked at."""
-    async with _admitted(request) as state:
-        model = state.registry.get(wishes.model, task="video")
+    async with _admitted(request) as state, state.registry.lease(wishes.model, task="video") as model:
         plan = model.plan(frames=frames, window_s=window_s, stride_s=stride_s)
 
         async def ask(model: Predictor, data: bytes, deadline: float) -> Answer:

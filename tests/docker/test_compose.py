@@ -140,7 +140,7 @@ def test_the_defaults_in_the_example_are_the_defaults(compose, dockerfile) -> No
         elif name == "MAREY_ENGINE_CACHE":
             assert value == dockerfile.environment("gpu")[name]
         elif field is not None and field.default_factory is None and field.default not in (None, ()):
-            assert value == str(field.default)
+            assert value == str(field.default).lower()
 
 
 def test_every_line_of_the_example_can_be_taken_as_it_is(monkeypatch) -> None:
