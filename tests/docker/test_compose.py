@@ -109,10 +109,23 @@ def test_every_setting_reaches_the_service_and_none_that_does_not_exist(compose)
     settings = {f"MAREY_{name.upper()}" for name in Settings.model_fields}
     interpolated = set(re.findall(r"\$\{(MAREY_\w+)", TEXT))
     for name in ("engine", "api", "cpu"):
-        passed = compose["services"][name]["environment"]
+        passed = dict(compose["services"][name]["environment"])
+        assert passed.pop("MAREY_KEYS") == "${MAREY_KEYS:+/etc/marey/keys}"
         assert not set(passed) & interpolated
-        assert set(passed) | interpolated == settings - {"MAREY_ENGINE_CACHE"}
+        assert set(passed) | interpolated == settings - {"MAREY_ENGINE_CACHE", "MAREY_JOBS", "MAREY_SPOOL"}
         assert set(passed.values()) == {None}  # as they are, or not at all
+
+
+@pytest.mark.parametrize("name", ["api", "cpu"])
+def test_jobs_and_large_uploads_lie_on_a_volume_and_keys_come_from_the_host(compose, dockerfile, name: str) -> None:
+    service = compose["services"][name]
+    environment, mounts = dockerfile.environment(service["build"]["target"]), volumes(service)
+    (state,) = (target for target in mounts if environment["MAREY_JOBS"].startswith(f"{target}/"))
+    assert environment["MAREY_SPOOL"] == state
+    assert mounts[state]["source"] in compose["volumes"]
+    assert "read_only" not in mounts[state]
+    keys = mounts["/etc/marey/keys"]
+    assert (default_of(keys["source"]), keys["read_only"]) == ("/dev/null", True)
 
 
 def test_the_training_container_works_in_a_folder_of_the_host_as_its_owner(compose, dockerfile) -> None:
@@ -137,7 +150,7 @@ def test_the_defaults_in_the_example_are_the_defaults(compose, dockerfile) -> No
         field = Settings.model_fields.get(name.removeprefix("MAREY_").lower())
         if name in here:
             assert value == here[name]
-        elif name == "MAREY_ENGINE_CACHE":
+        elif name in ("MAREY_ENGINE_CACHE", "MAREY_JOBS", "MAREY_SPOOL"):
             assert value == dockerfile.environment("gpu")[name]
         elif field is not None and field.default_factory is None and field.default not in (None, ()):
             assert value == str(field.default).lower()
