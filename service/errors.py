@@ -30,6 +30,7 @@
     │   ├── Draining              the service is stopping
     │   └── DeadlineExceeded      the answer was not ready in time
     ├── BundleError               a bundle on disk is not what its manifest says
+    ├── KeysError                 the file of API keys cannot be used
     └── EngineError               a network could not be loaded or run
         ├── EngineUnavailable     … for want of a package, a driver or a device on this machine
         ├── DeviceFull            … for want of memory on the device
@@ -174,6 +175,10 @@ class DeadlineExceeded(ServiceError):
 
 class BundleError(MareyError):
     code, title = "bundle", "Bundle refused"
+
+
+class KeysError(MareyError):
+    code, title = "keys", "API keys refused"
 
 
 class EngineError(MareyError):

@@ -11,9 +11,12 @@ from fastapi import FastAPI
 
 from service import __version__
 from service.api import classify, problems, routes
+from service.api.guard import Guard
 from service.api.observe import Observe
 from service.api.state import State
 from service.errors import DeviceLost, MareyError
+from service.keys import Keys
+from service.rates import Rates
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -28,7 +31,9 @@ def create_app(
     """Models are loaded after the server has begun to listen, so that it can say that it is loading.
 
     `on_loaded` is called once that has ended, well or not; see `State.failure`. `on_lost`: see `State`.
+    Raises KeysError where there is a file of API keys and it cannot be used.
     """
+    keys = Keys(settings.keys) if settings.keys is not None else None
     state = State(settings, on_lost=on_lost)
 
     @asynccontextmanager
@@ -43,6 +48,7 @@ def create_app(
             await asyncio.gather(loading, return_exceptions=True)
             await state.registry.close()
             await asyncio.to_thread(state.nvml.close)
+            await asyncio.to_thread(state.spool.close)
 
     app = FastAPI(
         title="Marey",
@@ -52,6 +58,8 @@ def create_app(
     )
     app.state.marey = state
 
+    # From the innermost outwards: each sees what those below it let through.
+    app.add_middleware(Guard, keys=keys, rates=Rates(settings.rate_limit), origins=settings.cors_origins)
     app.add_middleware(Observe, observer=state.telemetry.request)
     problems.install(app)
     app.include_router(classify.router)
@@ -61,6 +69,7 @@ def create_app(
 
 async def _load(state: State, on_loaded: Callable[[State], None] | None) -> None:
     try:
+        await asyncio.to_thread(state.spool.open)
         await state.registry.start()
     except Exception as error:  # whatever it was: the service says that it is not ready, and why
         state.failure = error if isinstance(error, MareyError) else MareyError(f"loading failed: {error!r}")

@@ -11,8 +11,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
-from service.errors import EngineError, InvalidParameter, MareyError
+from service.errors import EngineError, InvalidParameter, MareyError, MissingKey
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def install(app: FastAPI) -> None:
 
 
 def problem(
-    request: Request, *, status: int, code: str, title: str, detail: str, headers: Mapping[str, str] | None = None
+    request: HTTPConnection, *, status: int, code: str, title: str, detail: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     request.state.code = code
     request_id: str = request.state.request_id
@@ -47,16 +48,23 @@ def problem(
     )
 
 
-async def _marey(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, MareyError)
+def refusal(request: HTTPConnection, error: MareyError) -> JSONResponse:
+    """The answer to an error of ours. It is an ASGI app itself: what refuses before routing calls it with its own arguments."""
     if isinstance(error, EngineError):
         logger.error("request %s: %s", request.state.request_id, error)
     headers = {}
+    if isinstance(error, MissingKey):
+        headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return problem(
         request, status=error.status, code=error.code, title=error.title, detail=error.detail, headers=headers
     )
+
+
+async def _marey(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, MareyError)
+    return refusal(request, error)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
