@@ -267,6 +267,24 @@ def doctor(as_json: bool) -> int:
     return 0 if report.ok else 1
 
 
+@main.command("key")
+@click.argument("name")
+@click.option("--admin", is_flag=True, help="It may also load and unload models.")
+@click.option("--rate", type=float, help="Requests a second of this key; default: MAREY_RATE_LIMIT.")
+@click.option("--file", type=click.Path(path_type=Path), help="Where keys are kept, hashed; default: MAREY_KEYS.")
+@_one_sentence
+def key_command(name: str, admin: bool, rate: float | None, file: Path | None) -> None:
+    """Make an API key for NAME, and print it: this once, because only its hash is kept. A running service takes it within a second."""
+    from service import keys  # noqa: PLC0415  # no other command needs it
+
+    path = file or _settings().keys
+    if path is None:
+        raise click.UsageError("name the file of keys with --file, or by MAREY_KEYS")
+    token = keys.add(path, name, role="admin" if admin else "user", rate=rate)
+    click.echo(f"added to {path}; send it as Authorization: Bearer KEY, and keep it: it is not shown again", err=True)
+    click.echo(token)
+
+
 def _lines(result: dict[str, Any]) -> str:
     if "error" in result:
         return f"{result['file']}: error: {result['error']['detail']}"
