@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,16 +73,16 @@ class Predictor:
         replica = min(self.replicas, key=lambda each: each.batcher.pending_rows)
         return replica.asked(deadline=deadline, priority=priority)
 
-    async def image(self, data: bytes, *, deadline: float, priority: Priority = "interactive") -> Answer:
+    async def image(self, source: bytes | Path, *, deadline: float, priority: Priority = "interactive") -> Answer:
         """Classify an encoded image. `deadline`: monotonic seconds. Raises RequestError, ServiceError or EngineError."""
-        decoding = self._decoders.image(data, spec=self.manifest.input)
+        decoding = self._decoders.image(source, spec=self.manifest.input, priority=priority)
         return await self._classify(decoding, deadline=deadline, priority=priority)
 
     async def video(
-        self, data: bytes, *, plan: Sampling | Windows, deadline: float, priority: Priority = "interactive"
+        self, source: bytes | Path, *, plan: Sampling | Windows, deadline: float, priority: Priority = "interactive"
     ) -> Answer:
         """Classify an encoded video by the frames that `plan` picks; see `plan` for what a client may ask."""
-        decoding = self._decoders.video(data, spec=self.manifest.input, plan=plan)
+        decoding = self._decoders.video(source, spec=self.manifest.input, plan=plan, priority=priority)
         return await self._classify(decoding, deadline=deadline, priority=priority)
 
     def plan(self, *, frames: int | None, window_s: float | None, stride_s: float | None) -> Sampling | Windows:

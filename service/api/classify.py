@@ -7,11 +7,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.responses import StreamingResponse
 
-from service.api.schemas import ImageClassified, Problem, VideoClassified, image_answer, video_answer
+from service.api.formats import TEXTS, preferred, text_response
+from service.api.schemas import ImageClassified, Problem, Segment, VideoClassified, image_answer, video_answer
 from service.api.state import State, state_of
 from service.api.uploads import read_file
 from service.bundle.manifest import Sampling
@@ -55,8 +58,8 @@ class Wishes:
 async def image(request: Request, wishes: Annotated[Wishes, Depends()]) -> ImageClassified:
     """Classify one image: JPEG, PNG, WebP, BMP or TIFF, by its content."""
 
-    async def ask(model: Predictor, data: bytes, deadline: float) -> Answer:
-        return await model.image(data, deadline=deadline, priority=wishes.priority)
+    async def ask(model: Predictor, source: bytes | Path, deadline: float) -> Answer:
+        return await model.image(source, deadline=deadline, priority=wishes.priority)
 
     async with _admitted(request) as state, state.registry.lease(wishes.model, task="image") as model:
         answer, timings = await _answer(request, state, model, ask, timeout_ms=wishes.timeout_ms)
@@ -67,23 +70,21 @@ async def image(request: Request, wishes: Annotated[Wishes, Depends()]) -> Image
 async def video(
     request: Request,
     wishes: Annotated[Wishes, Depends()],
-    frames: Annotated[int | None, Query(ge=1, description="Frames to look at, in the clip or in each window")] = None,
-    window_s: Annotated[
-        float | None, Query(ge=0.04, le=86_400, description="Cut the video into windows of so many seconds")
-    ] = None,
-    stride_s: Annotated[
-        float | None, Query(ge=0.01, le=86_400, description="From one window to the next; default: window_s")
-    ] = None,
-) -> VideoClassified:
-    """Classify one video, whole or window by window. The answer says which frames were looked at."""
-    async with _admitted(request) as state, state.registry.lease(wishes.model, task="video") as model:
-        plan = model.plan(frames=frames, window_s=window_s, stride_s=stride_s)
+    looks: Annotated[Looks, Depends()],
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
+) -> VideoClassified | StreamingResponse:
+    """Classify one video, whole or window by window. The answer says which frames were looked at.
 
-        async def ask(model: Predictor, data: bytes, deadline: float) -> Answer:
-            return await model.video(data, plan=plan, deadline=deadline, priority=wishes.priority)
+    With Accept: text/vtt or text/csv it is a file for a player or a spreadsheet, of the segments, or of the video as one.
+    """
+    async with _admitted(request) as state, state.registry.lease(wishes.model, task="video") as model:
+        plan = model.plan(frames=looks.frames, window_s=looks.window_s, stride_s=looks.stride_s)
+
+        async def ask(model: Predictor, source: bytes | Path, deadline: float) -> Answer:
+            return await model.video(source, plan=plan, deadline=deadline, priority=wishes.priority)
 
         answer, timings = await _answer(request, state, model, ask, timeout_ms=wishes.timeout_ms)
-    return video_answer(
+    found = video_answer(
         answer,
         model,
         strategy=plan.strategy if isinstance(plan, Sampling) else "windows",
@@ -118,9 +119,10 @@ async def _answer(
     limit_ms = timeout_ms or state.settings.timeout_ms
     try:
         async with asyncio.timeout(limit_ms / 1000):
-            data = await read_file(request, max_bytes=state.settings.max_upload_bytes)
-            read_ms = (time.monotonic() - began) * 1000
-            answer = await ask(model, data, began + limit_ms / 1000)
+            upload = await read_file(request, spool=state.spool, max_bytes=state.settings.max_upload_bytes)
+            with upload:
+                read_ms = (time.monotonic() - began) * 1000
+                answer = await ask(model, upload.source, began + limit_ms / 1000)
     except TimeoutError:
         raise DeadlineExceeded(f"no answer within timeout_ms = {limit_ms}; raise it, or send a smaller file") from None
     timings = {"read": read_ms, **answer.timings_ms, "total": (time.monotonic() - began) * 1000}

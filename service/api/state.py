@@ -12,6 +12,7 @@ from service.errors import DeviceLost, Draining, MareyError, NotReady, Overloade
 from service.nvml import Nvml
 from service.registry import Registry
 from service.settings import Settings
+from service.spool import Spool
 from service.telemetry import Telemetry
 
 Phase = Literal["loading", "ready", "failed", "draining"]
@@ -32,6 +33,7 @@ class State:
         self.loaded = asyncio.Event()
         self.active = 0
         self.nvml = Nvml()
+        self.spool = Spool(settings.spool, max_bytes=settings.max_spool_bytes)
         self.telemetry.watch_gpus(self.nvml.read)
         self.telemetry.watch(
             "marey_queue_rows", "Frames and clips waiting for the device.", lambda: self.registry.queued_rows

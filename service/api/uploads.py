@@ -1,4 +1,4 @@
-"""Read one file from a multipart body while it arrives, and stop at the limit."""
+"""Read one file from a multipart body while it arrives, into memory or the spool, and stop at the limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from service.errors import EmptyFile, Malformed, MissingFile, TooLarge
+from service.errors import ClientGone, EmptyFile, Malformed, MissingFile
+from service.spool import Spool, Upload, too_large
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -23,7 +24,7 @@ _MAX_PARTS = 32
 
 @dataclass(slots=True)
 class _Form:
-    """Collects the bytes of the part named `wanted`, and the names of all parts. Raises Malformed."""
+    """Collects the bytes of the part named `wanted`, until they are taken, and the names of all parts. Raises Malformed."""
 
     wanted: str
     data: bytearray = field(default_factory=bytearray)
@@ -69,9 +70,14 @@ class _Form:
     def _end(self) -> None:
         self.ended = True
 
+    def take(self) -> bytearray:
+        """The bytes that came since the last time."""
+        taken, self.data = self.data, bytearray()
+        return taken
 
-async def read_file(request: Request, *, max_bytes: int, name: str = "file") -> bytes:
-    """The bytes of the form field `name`. Raises Malformed, MissingFile, EmptyFile or TooLarge.
+
+async def read_file(request: Request, *, spool: Spool, max_bytes: int, name: str = "file") -> Upload:
+    """The form field `name`, to be closed by the caller. Raises Malformed, MissingFile, EmptyFile, TooLarge, SpoolFull, ClientGone.
 
     A refusal does not close the connection: the server discards what the client still sends, so that the client can read
     the answer.
@@ -83,32 +89,31 @@ async def read_file(request: Request, *, max_bytes: int, name: str = "file") -> 
         wrong = "multipart/form-data without a boundary" if kind == b"multipart/form-data" else f"{stated}, not a form"
         raise Malformed(f"the body is {wrong}; {_REMEDY}")
     length = request.headers.get("content-length", "")
-    _check_size(int(length) - _FORM_OVERHEAD if length.isdigit() else 0, max_bytes)
+    stated_size = int(length) - _FORM_OVERHEAD if length.isdigit() else 0
+    if stated_size > max_bytes:
+        raise too_large(max_bytes)
+    spool.check_room(stated_size)
     form = _Form(name)
-    try:
-        parser = MultipartParser(boundary, form.callbacks())
-        received = 0
-        async for chunk in request.stream():
-            received += len(chunk)
-            parser.write(chunk)
-            _check_size(max(len(form.data), received - _FORM_OVERHEAD), max_bytes)
-        parser.finalize()
-    except ClientDisconnect:  # nobody reads the answer; it counts as what it is
-        raise Malformed("the client hung up before the upload was complete") from None
-    except FormParserError as error:
-        raise Malformed(f"the multipart body is broken ({error}); {_REMEDY}") from None
-    if name not in form.names:
-        found = ", ".join(repr(other[:40]) for other in form.names[:5]) or "no field at all"
-        raise MissingFile(f"the form has no field {name!r}, it has {found}; {_REMEDY}")
-    if not form.ended:
-        raise Malformed(f"the multipart body ends in the middle of a part; {_REMEDY}")
-    if not form.data:
-        raise EmptyFile(f"the file in {name!r} has 0 bytes; send an image or a video")
-    return bytes(form.data)
-
-
-def _check_size(size: int, limit: int) -> None:
-    if size > limit:
-        raise TooLarge(
-            f"the file has more than the {limit} bytes allowed; send a smaller one, or raise MAREY_MAX_UPLOAD_BYTES"
-        )
+    with spool.draft(max_bytes=max_bytes) as draft:
+        try:
+            parser = MultipartParser(boundary, form.callbacks())
+            foreign = 0
+            async for chunk in request.stream():
+                parser.write(chunk)
+                foreign += len(chunk) - len(form.data)
+                if foreign > _FORM_OVERHEAD:
+                    raise too_large(max_bytes)
+                await draft.write(form.take())
+            parser.finalize()
+        except ClientDisconnect:
+            raise ClientGone("the client hung up before the upload was complete") from None
+        except FormParserError as error:
+            raise Malformed(f"the multipart body is broken ({error}); {_REMEDY}") from None
+        if name not in form.names:
+            found = ", ".join(repr(other[:40]) for other in form.names[:5]) or "no field at all"
+            raise MissingFile(f"the form has no field {name!r}, it has {found}; {_REMEDY}")
+        if not form.ended:
+            raise Malformed(f"the multipart body ends in the middle of a part; {_REMEDY}")
+        if not draft.size:
+            raise EmptyFile(f"the file in {name!r} has 0 bytes; send an image or a video")
+        return await draft.finish()

@@ -43,10 +43,11 @@ def main(fd: int, *, parent: int, memory_bytes: int, cpu_s: float) -> None:
             _send(connection, _answer(*call))
 
 
-def image(data: bytes, *, spec: Input, limits: Limits) -> Decoded:
+def image(source: bytes | Path, *, spec: Input, limits: Limits) -> Decoded:
     """`decode_image`, imported where it runs: the server itself needs no OpenCV."""
     from service.media.image import decode_image  # noqa: PLC0415
 
+    data = source.read_bytes() if isinstance(source, Path) else source
     return decode_image(data, spec=spec, limits=limits)
 
 

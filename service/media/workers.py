@@ -23,6 +23,7 @@ from service.media.frames import Decoded, Windows
 from service.media.limits import Limits
 from service.media.process import Gone, Worker, epitaph, spawn
 from service.media.worker import READY, image, video
+from service.priority import Priority
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,11 +84,13 @@ class DecodePool:
         if not self.alive:
             raise self._refusal()
 
-    async def image(self, data: bytes, *, spec: Input) -> Decoded:
-        """As `decode_image`."""
-        return await self.submit(image, data, spec=spec, limits=self.limits)
+    async def image(self, source: bytes | Path, *, spec: Input, priority: Priority = "interactive") -> Decoded:
+        """As `decode_image`; a file (spooled upload) is read by the worker."""
+        return await self.submit(image, source, spec=spec, limits=self.limits)
 
-    async def video(self, source: bytes | Path, *, spec: Input, plan: Sampling | Windows) -> Decoded:
+    async def video(
+        self, source: bytes | Path, *, spec: Input, plan: Sampling | Windows, priority: Priority = "interactive"
+    ) -> Decoded:
         """As `decode_video`; a file (spooled upload) is opened by the worker."""
         return await self.submit(video, source, spec=spec, plan=plan, limits=self.limits)
 
