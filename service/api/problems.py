@@ -31,21 +31,28 @@ def install(app: FastAPI) -> None:
 def problem(
     request: HTTPConnection, *, status: int, code: str, title: str, detail: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    request.state.code = code
-    request_id: str = request.state.request_id
     return JSONResponse(
-        {
-            "type": f"urn:marey:problem:{code}",
-            "title": title,
-            "status": status,
-            "detail": detail,
-            "code": code,
-            "request_id": request_id,
-        },
+        document(request, status=status, code=code, title=title, detail=detail),
         status_code=status,
         headers=dict(headers or {}),
         media_type="application/problem+json",
     )
+
+
+def document(request: HTTPConnection, *, status: int, code: str, title: str, detail: str) -> dict[str, str | int]:
+    """The problem itself, for a log that names its code and for what carries it to the client."""
+    request.state.code = code
+    request_id: str = request.state.request_id
+    said: dict[str, str | int] = {
+        "type": f"urn:marey:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+    }
+    # Clients of the Open Inference Protocol look for the sentence there, and show nothing without it.
+    return {**said, "error": detail} if request.scope["path"].startswith("/v2") else said
 
 
 def refusal(request: HTTPConnection, error: MareyError) -> JSONResponse:
