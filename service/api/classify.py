@@ -61,7 +61,7 @@ async def image(request: Request, wishes: Annotated[Wishes, Depends()]) -> Image
     async def ask(model: Predictor, source: bytes | Path, deadline: float) -> Answer:
         return await model.image(source, deadline=deadline, priority=wishes.priority)
 
-    async with _admitted(request) as state, state.registry.lease(wishes.model, task="image") as model:
+    async with _admitted(request, wishes) as state, state.registry.lease(wishes.model, task="image") as model:
         answer, timings = await _answer(request, state, model, ask, timeout_ms=wishes.timeout_ms)
     return image_answer(answer, model, top_k=wishes.top_k, request_id=request.state.request_id, timings=timings)
 
@@ -77,7 +77,7 @@ async def video(
 
     With Accept: text/vtt or text/csv it is a file for a player or a spreadsheet, of the segments, or of the video as one.
     """
-    async with _admitted(request) as state, state.registry.lease(wishes.model, task="video") as model:
+    async with _admitted(request, wishes) as state, state.registry.lease(wishes.model, task="video") as model:
         plan = model.plan(frames=looks.frames, window_s=looks.window_s, stride_s=looks.stride_s)
 
         async def ask(model: Predictor, source: bytes | Path, deadline: float) -> Answer:
@@ -96,14 +96,11 @@ async def video(
 
 
 @asynccontextmanager
-async def _admitted(request: Request) -> AsyncIterator[State]:
+async def _admitted(request: Request, wishes: Wishes) -> AsyncIterator[State]:
     """A place in the service, asked for before the body is read, so that a refusal costs nothing."""
     state = state_of(request)
-    state.admit()
-    try:
+    with state.admission.enter(priority=wishes.priority):
         yield state
-    finally:
-        state.release()
 
 
 async def _answer(

@@ -8,7 +8,8 @@ from typing import Annotated, Literal, cast
 
 from fastapi import Depends, Request
 
-from service.errors import DeviceLost, Draining, MareyError, NotReady, Overloaded
+from service.admission import Admission, Line
+from service.errors import DeviceLost, Draining, MareyError, NotReady
 from service.nvml import Nvml
 from service.registry import Registry
 from service.settings import Settings
@@ -31,14 +32,22 @@ class State:
         self.phase: Phase = "loading"
         self.failure: MareyError | None = None
         self.loaded = asyncio.Event()
-        self.active = 0
+        self.admission = Admission(
+            max_requests=settings.max_requests,
+            max_rows=settings.max_queued_rows,
+            max_bytes=settings.max_queued_bytes,
+            max_wait_s=settings.queue_ms / 1000,
+            device=lambda _priority: Line(),
+            decoders=lambda _priority: Line(),
+            ready=self.refuse_unless_ready,
+        )
         self.nvml = Nvml()
         self.spool = Spool(settings.spool, max_bytes=settings.max_spool_bytes)
         self.telemetry.watch_gpus(self.nvml.read)
         self.telemetry.watch(
             "marey_queue_rows", "Frames and clips waiting for the device.", lambda: self.registry.queued_rows
         )
-        self.telemetry.watch("marey_requests_active", "Classifications in progress.", lambda: self.active)
+        self.telemetry.watch("marey_requests_active", "Classifications in progress.", lambda: self.admission.requests)
         self.telemetry.watch("marey_ready", "1 while requests are taken.", lambda: float(self.ready))
 
     @property
@@ -57,20 +66,6 @@ class State:
             raise NotReady(f"{what}{self.failure}", retry_after_s=30)
         if not self.registry.alive:
             raise NotReady("the device thread or the decoders have ended; restart the service", retry_after_s=30)
-
-    def admit(self) -> None:
-        """Take a place for one classification, or raise NotReady, Draining or Overloaded; give it back with `release`."""
-        self.refuse_unless_ready()
-        if self.active >= self.settings.max_requests:
-            raise Overloaded(
-                f"{self.active} requests are in progress, the limit is {self.settings.max_requests}; "
-                "retry later, or raise MAREY_MAX_REQUESTS",
-                retry_after_s=1,
-            )
-        self.active += 1
-
-    def release(self) -> None:
-        self.active -= 1
 
 
 def state_of(request: Request) -> State:

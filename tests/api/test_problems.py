@@ -120,7 +120,7 @@ def test_a_client_that_hangs_up_is_no_fault_of_the_service(served) -> None:
         pass
     metrics = served.client.get("/metrics").text
     assert 'status="500"' not in metrics
-    assert 'code="malformed",route="/classify/image",status="400"' in metrics
+    assert 'code="client_gone",route="/classify/image",status="499"' in metrics
 
 
 def test_the_wrong_field_name(served, make_picture: Make) -> None:
