@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
+from service import segments
 from service.engine.base import EngineInfo
 from service.errors import InvalidParameter
 from service.media.frames import ImageInfo, VideoInfo
@@ -66,8 +67,11 @@ class SamplingUsed(BaseModel):
 
 
 class Segment(BaseModel):
+    """What the video shows from `start_s` to `end_s`."""
+
     start_s: float
     end_s: float
+    windows: int = Field(description="How many windows it was merged from; predictions are the mean over them.")
     predictions: list[Prediction]
 
 
@@ -107,7 +111,12 @@ class ImageClassified(Classified):
 class VideoClassified(Classified):
     video: Video
     sampling: SamplingUsed
-    segments: list[Segment] | None = Field(default=None, description="Only where windows were asked for.")
+    segments: list[Segment] | None = Field(
+        default=None,
+        description="Only where windows were asked for. Neighbouring windows with the same likeliest class (of a "
+        "multi-label model: with the same classes above 0.5) are merged into one segment, and segments do not overlap: "
+        "where windows do, the border lies midway between their centres. With merge=false, every window as it is.",
+    )
 
 
 class Problem(BaseModel):
@@ -159,41 +168,61 @@ def video_answer(
     *,
     strategy: str,
     window_s: float | None,
+    merge: bool,
     top_k: int | None,
     request_id: str,
     timings: dict[str, float],
 ) -> VideoClassified:
-    clip, labels = answer.clip, model.manifest.labels
-    source = clip.source
-    assert isinstance(source, VideoInfo)
-    segments = None
-    if answer.windowed is not None:
-        rows = len(clip.windows) * shown(labels, top_k)
-        if rows > MAX_ROWS:
-            raise InvalidParameter(
-                f"{len(clip.windows)} windows of {shown(labels, top_k)} classes are {rows} rows, {MAX_ROWS} are "
-                "allowed in one answer; lower top_k, or raise stride_s"
-            )
-        segments = [
-            Segment(start_s=round(window.start_s, 4), end_s=round(window.end_s, 4), predictions=top(row, labels, top_k))
-            for window, row in zip(clip.windows, answer.windowed, strict=True)
-        ]
+    clip = answer.clip
+    assert isinstance(clip.source, VideoInfo)
+    found = None if answer.windowed is None else _segments(answer, model, merge=merge, top_k=top_k)
     return VideoClassified(
-        video=Video(
-            duration_s=round(source.duration_s, 4),
-            fps=round(source.fps, 4),
-            width=source.width,
-            height=source.height,
-            codec=source.codec,
-            frames_decoded=source.frames_decoded,
-            rotation=source.rotation,
-        ),
+        video=seen(clip.source),
         sampling=SamplingUsed(
             strategy=strategy, frames=list(_frames(answer)), window_s=window_s, stride_s=clip.stride_s
         ),
-        segments=segments,
+        segments=found,
         **_common(answer, model, top_k, request_id, timings),
     )
+
+
+def seen(source: VideoInfo) -> Video:
+    return Video(
+        duration_s=round(source.duration_s, 4),
+        fps=round(source.fps, 4),
+        width=source.width,
+        height=source.height,
+        codec=source.codec,
+        frames_decoded=source.frames_decoded,
+        rotation=source.rotation,
+    )
+
+
+def segment(found: segments.Segment, labels: tuple[str, ...], top_k: int | None) -> Segment:
+    return Segment(
+        start_s=round(found.start_s, 4),
+        end_s=round(found.end_s, 4),
+        windows=found.windows,
+        predictions=top(found.probabilities, labels, top_k),
+    )
+
+
+def _segments(answer: Answer, model: Predictor, *, merge: bool, top_k: int | None) -> list[Segment]:
+    """Raises InvalidParameter where they are too many for one answer."""
+    assert answer.windowed is not None
+    windows = [
+        segments.Judged(window.start_s, window.end_s, row)
+        for window, row in zip(answer.clip.windows, answer.windowed, strict=True)
+    ]
+    found = segments.merged(windows, multi_label=model.manifest.network.multi_label, merge=merge)
+    labels = model.manifest.labels
+    count = shown(labels, top_k)
+    if len(found) * count > MAX_ROWS:
+        raise InvalidParameter(
+            f"{len(found)} segments of {count} classes are {len(found) * count} rows, {MAX_ROWS} are allowed in one "
+            "answer; lower top_k, raise stride_s, or post the video to /jobs"
+        )
+    return [segment(each, labels, top_k) for each in found]
 
 
 def _frames(answer: Answer) -> Iterator[SampledFrame]:

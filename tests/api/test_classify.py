@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -101,6 +104,70 @@ def test_windows_say_when_what_was_seen(served, make_video: Make) -> None:
     )
     assert answer["sampling"]["stride_s"] == 1
     assert answer["sampling"]["window_s"] == 1
+
+
+def test_windows_that_say_the_same_are_one_segment_unless_every_window_is_asked_for(served, make_video: Make) -> None:
+    video, query = make_video("red", "red", "blue", "blue"), {"window_s": 1, "stride_s": 0.5, "frames": 4}
+    answer = served.post("/classify/video", video, **query).json()
+    first, second = answer["segments"]
+    assert (first["start_s"], second["end_s"]) == (0, pytest.approx(4, abs=0.01))
+    assert first["end_s"] == second["start_s"]
+    assert [each["predictions"][0]["label"] for each in (first, second)] == ["red", "blue"]
+    # Windows begin at 0, 0.5 … 3; the one from 1.5 to 2.5 is half red and half blue.
+    assert first["windows"] + second["windows"] == 7
+    assert first["end_s"] in (pytest.approx(1.75, abs=0.01), pytest.approx(2.25, abs=0.01))
+    every = served.post("/classify/video", video, merge=False, **query).json()
+    assert [each["start_s"] for each in every["segments"]] == pytest.approx([0, 0.5, 1, 1.5, 2, 2.5, 3], abs=0.01)
+    assert {each["windows"] for each in every["segments"]} == {1}
+    assert every["predictions"] == answer["predictions"]
+    shares = [{each["label"]: each["probability"] for each in window["predictions"]} for window in every["segments"]]
+    merged = {each["label"]: each["probability"] for each in first["predictions"]}
+    reds = [window["red"] for window in shares[: first["windows"]]]
+    assert merged["red"] == pytest.approx(sum(reds) / len(reds), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("text/vtt", "text/vtt; charset=utf-8"),
+        ("application/json;q=0.5, text/csv", "text/csv; charset=utf-8; header=present"),
+        ("text/*;q=0.9, text/csv;q=0.1", "text/vtt; charset=utf-8"),
+        ("*/*", "application/json"),
+        ("text/html", "application/json"),
+        ("text/vtt;q=0, */*", "application/json"),
+        ("application/json;q=x, ;;q=, ,", "application/json"),
+    ],
+)
+def test_the_client_says_which_form_it_would_rather_have(served, make_video: Make, accept: str, kind: str) -> None:
+    files = {"file": make_video("red", "blue")}
+    response = served.client.post("/classify/video?window_s=1", files=files, headers={"Accept": accept})
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == kind
+
+
+def test_segments_can_be_had_as_webvtt_and_as_csv(served, make_video: Make) -> None:
+    files = {"file": make_video("red", "blue")}
+    vtt = served.client.post("/classify/video?window_s=1", files=files, headers={"Accept": "text/vtt"}).text
+    blocks = vtt.rstrip("\n").split("\n\n")
+    assert blocks[0] == "WEBVTT"
+    assert re.fullmatch(r"NOTE color 1\.0\.0 on openvino fp32, by Marey \S+", blocks[1])
+    assert [block.split("\n")[0] for block in blocks[2:]] == [
+        "00:00:00.000 --> 00:00:01.000",
+        "00:00:01.000 --> 00:00:02.000",
+    ]
+    assert [block.split("\n")[1].split()[0] for block in blocks[2:]] == ["red", "blue"]
+    text = served.client.post("/classify/video?top_k=2", files=files, headers={"Accept": "text/csv"}).text
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [(row["start_s"], row["end_s"], row["rank"]) for row in rows] == [
+        ("0.0000", "2.0000", "1"),
+        ("0.0000", "2.0000", "2"),
+    ], "the whole video is one segment where no windows were asked for"
+    assert {row["label"] for row in rows} == {"red", "blue"}
+
+
+def test_a_refusal_is_a_problem_in_whatever_form_the_answer_was_wanted(served) -> None:
+    response = served.client.post("/classify/video", files={"file": b"no video"}, headers={"Accept": "text/vtt"})
+    assert (response.status_code, response.headers["content-type"]) == (415, "application/problem+json")
 
 
 def test_the_stride_that_was_used_is_stated(served, make_video: Make) -> None:

@@ -185,7 +185,7 @@ def test_every_window_has_its_own_frames_and_no_positions(
 ) -> None:
     video = make_video("red", "blue", "green", "blue", frames=5)
     asked = {"frames": frames} if frames else {}
-    answer = served.post("/classify/video", video, model=model, window_s=1, stride_s=0.5, **asked).json()
+    answer = served.post("/classify/video", video, model=model, window_s=1, stride_s=0.5, merge=False, **asked).json()
     plan = Windows(window_s=1, stride_s=0.5, frames=frames or 4)
     clip = decode_video(video, spec=Input(height=SIDE, width=SIDE), plan=plan, limits=Limits()).clip
     assert len(answer["segments"]) == len(clip.windows) == 3
