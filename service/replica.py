@@ -44,7 +44,7 @@ class Asked:
         """
         if self.replica.engine.info.stages == ("clip",):
             return frames, None
-        rows = await self._run("encoder", frames)
+        rows = await self.run("encoder", frames)
         return rows.outputs["features"], rows
 
     async def judge(self, source: NDArray[np.generic], chosen: Sequence[Sequence[int]] | None = None) -> Rows:
@@ -54,13 +54,13 @@ class Asked:
         have no common shape where lengths differ.
         """
         if chosen is None:
-            return self._in_frames(await self._run(self._last, source[None]), len(source))
+            return self._in_frames(await self.run(self._last, source[None]), len(source))
         by_length: dict[int, list[int]] = {}
         for number, rows in enumerate(chosen):
             by_length.setdefault(len(rows), []).append(number)
         parts = await asyncio.gather(
             *(
-                self._run(self._last, Gathered(source, np.array([chosen[number] for number in numbers])))
+                self.run(self._last, Gathered(source, np.array([chosen[number] for number in numbers])))
                 for numbers in by_length.values()
             )
         )
@@ -74,7 +74,8 @@ class Asked:
             sum(part.run_s for part in parts),
         )
 
-    async def _run(self, stage: Stage, rows: NDArray[np.generic] | Gathered) -> Rows:
+    async def run(self, stage: Stage, rows: NDArray[np.generic] | Gathered) -> Rows:
+        """One network alone, over rows of what it reads: frames `[N, H, W, C]`, features `[B, T, D]`, or clips `[B, T, H, W, C]`."""
         batcher, engine = self.replica.batcher, self.replica.engine
         return await batcher.run(engine, stage, rows, deadline=self.deadline, priority=self.priority)
 
