@@ -11,6 +11,7 @@ import click
 import uvicorn
 
 from service.api.app import create_app
+from service.api.session import max_frame_bytes
 from service.api.state import State
 from service.errors import DeviceLost
 from service.predictor import Predictor
@@ -68,7 +69,10 @@ def run(settings: Settings) -> int:
         port=settings.port,
         http="httptools",
         loop="uvloop",
-        ws="none",
+        # Of the package that our own client takes, without its deprecated half: reads one message at a time, waits for slow readers.
+        ws="websockets-sansio",
+        ws_max_size=max_frame_bytes(settings) + 2**16,  # what is just above is refused with a sentence
+        ws_per_message_deflate=False,  # images do not shrink
         lifespan="on",
         log_config=None,
         log_level=settings.log_level,

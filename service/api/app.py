@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import classify, problems, routes
+from service.api import classify, problems, routes, stream
 from service.api.guard import Guard
 from service.api.observe import Observe
 from service.api.state import State
@@ -64,6 +64,7 @@ def create_app(
     problems.install(app)
     app.include_router(classify.router)
     app.include_router(routes.router)
+    app.include_router(stream.router)
     return app
 
 

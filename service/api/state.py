@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Annotated, Literal, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends
+from fastapi.requests import HTTPConnection
 
 from service.admission import Admission, Line
 from service.errors import DeviceLost, Draining, MareyError, NotReady
@@ -41,6 +42,7 @@ class State:
             decoders=lambda _priority: Line(),
             ready=self.refuse_unless_ready,
         )
+        self.streams = 0
         self.nvml = Nvml()
         self.spool = Spool(settings.spool, max_bytes=settings.max_spool_bytes)
         self.telemetry.watch_gpus(self.nvml.read)
@@ -48,6 +50,7 @@ class State:
             "marey_queue_rows", "Frames and clips waiting for the device.", lambda: self.registry.queued_rows
         )
         self.telemetry.watch("marey_requests_active", "Classifications in progress.", lambda: self.admission.requests)
+        self.telemetry.watch("marey_streams_active", "Live streams that are open.", lambda: self.streams)
         self.telemetry.watch("marey_ready", "1 while requests are taken.", lambda: float(self.ready))
 
     @property
@@ -68,8 +71,8 @@ class State:
             raise NotReady("the device thread or the decoders have ended; restart the service", retry_after_s=30)
 
 
-def state_of(request: Request) -> State:
-    return cast("State", request.app.state.marey)
+def state_of(connection: HTTPConnection) -> State:
+    return cast("State", connection.app.state.marey)
 
 
 StateOf = Annotated[State, Depends(state_of)]
