@@ -14,25 +14,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
 from service.errors import Overloaded
+from service.pace import Line
 from service.priority import Priority
 
 # Why somebody was refused, as the metrics count it.
 Reason = Literal["requests", "rows", "bytes", "wait"]
 
 _RECENT = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What a request of some priority would find before it, in seconds: of those that wait, and of those under way."""
-
-    waiting_s: float = 0.0
-    running_s: float = 0.0
 
 
 class Admission:

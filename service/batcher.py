@@ -8,80 +8,36 @@ waiting: where the engine can overlap, it is sent while the one before still com
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.manifest import Stage
-from service.engine.base import TITLES, Engine, Outputs, Overlapping
-from service.engine.buckets import buckets_for
+from service.engine.base import TITLES, Engine
+from service.engine.buckets import buckets_up_to
 from service.errors import DeadlineExceeded, DeviceLost, Draining, EngineError, MareyError, Overloaded
+from service.flights import Flight, can_overlap
 from service.gathered import Gathered
+from service.pace import Line, Pace
 from service.priority import Priority
+from service.waiting import BULK_S, Entry, Network, Rows, Waiting, load, work
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What one caller gets back: `outputs[name]` has as many rows as it sent; `batch_size` counts the rows that ran together."""
-
-    outputs: Outputs
-    batch_size: int
-    queue_s: float
-    run_s: float
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    engine: Engine
-    stage: Stage
-    rows: NDArray[np.generic] | Gathered
-    deadline: float
-    queued: float = field(default_factory=time.monotonic)
-    future: Future[Rows] = field(default_factory=Future)
-
-    @property
-    def kind(self) -> tuple[int, Stage, tuple[int, ...]]:
-        """Entries of one kind can run together: same network, same shape of a row (so clips meet only at equal T)."""
-        return id(self.engine), self.stage, self.rows.shape[1:]
-
-    @property
-    def load(self) -> int:
-        """What the device has to do: rows, and of a clip network as many as it has frames."""
-        return _load(self.stage, self.rows)
-
-    @property
-    def array(self) -> NDArray[np.generic]:
-        return self.rows.array() if isinstance(self.rows, Gathered) else self.rows
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """Entries that run together; `finish` waits for the results of all their rows."""
-
-    members: list[_Entry]
-    began: float
-    finish: Callable[[], Outputs]
-
-    @property
-    def rows(self) -> int:
-        return sum(len(entry.rows) for entry in self.members)
-
-    @property
-    def load(self) -> int:
-        return sum(entry.load for entry in self.members)
+# Batches of one request that wait or run at once: one for the device and one to follow it. Those of a long video take
+# turns with everybody else's.
+_AT_ONCE = 2
 
 
 @dataclass(slots=True, eq=False)
@@ -108,10 +64,10 @@ class Batcher:
         self._on_lost = on_lost
         self._observe = observe or (lambda _stage, _rows, _seconds: None)
         self._jobs: deque[_Job] = deque()
-        self._queues: dict[Priority, deque[_Entry]] = {"interactive": deque(), "bulk": deque()}
+        self._pace: Pace[Network] = Pace()
+        self._waiting = Waiting(self._pace)
+        self._flying: tuple[Flight, ...] = ()
         self._queued_rows = 0
-        self._flying_rows = 0
-        self._rows_per_s = 0.0
         self._landed = 0.0
         self._lost: DeviceLost | None = None
         self._wake = threading.Condition()
@@ -135,13 +91,29 @@ class Batcher:
 
     @property
     def queued_rows(self) -> int:
-        """Rows that wait; a clip for a clip network counts as its frames."""
+        """Rows that have not begun to run; a clip for a clip network counts as its frames."""
         return self._queued_rows
 
     @property
     def pending_rows(self) -> int:
         """Those that wait and those that run."""
-        return self._queued_rows + self._flying_rows
+        return self._queued_rows + sum(flight.load for flight in self._flying)
+
+    def waiting(self, priority: Priority) -> int:
+        """Entries of this priority in the queue."""
+        return self._waiting.count(priority)
+
+    def line(self, priority: Priority) -> Line:
+        """What a newcomer of this priority finds before it. From any thread, without a lock: it is an estimate."""
+        now, running_s = time.monotonic(), 0.0
+        for flight in self._flying:
+            spent = now - max(flight.began, self._landed)
+            running_s += max(0.0, self.seconds(flight.members[0].network, flight.work) - spent)
+        return Line(self._waiting.seconds(priority), running_s)
+
+    def seconds(self, network: Network, units: float) -> float:
+        """What `units` of `work` take of the device; 0 before the first batch of that network."""
+        return self._pace.seconds(network, units)
 
     async def call(self, job: Callable[[], T]) -> T:
         """Run `job` on the device thread, between batches: the place to open, warm and close engines."""
@@ -164,24 +136,26 @@ class Batcher:
     ) -> Rows:
         """Send `rows` `[N, …]` through one network; N may exceed the largest batch. `deadline` is in monotonic seconds.
 
-        Rows that are `Gathered` exist only while their batch runs.
-
-        Raises Overloaded, DeadlineExceeded, Draining or EngineError. Cancelling the caller withdraws what has not begun.
+        Rows that are `Gathered` exist only while their batch runs. What has not begun at the deadline, or when the caller is
+        cancelled, never runs. Raises Overloaded, DeadlineExceeded, Draining or EngineError.
         """
-        most = engine.info.max_batch
-        chunks = [rows[start : start + most] for start in range(0, len(rows), most)]
-        entries = [_Entry(engine, stage, chunk, deadline) for chunk in chunks]
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise _too_late()
+        unbegun = load(stage, rows)
         with self._wake:
             self._refuse_if_closed()
-            if self._queued_rows and self._queued_rows + _load(stage, rows) > self._max_queued_rows:
+            if self._queued_rows and self._queued_rows + unbegun > self._max_queued_rows:
                 raise Overloaded(
                     f"{self._queued_rows} rows wait for the device, the limit is {self._max_queued_rows}; retry later, or raise MAREY_MAX_QUEUED_ROWS",
-                    retry_after_s=self._queued_rows / self._rows_per_s if self._rows_per_s else 1.0,
+                    retry_after_s=max(1.0, self._waiting.seconds("bulk")),
                 )
-            self._queues[priority].extend(entries)
-            self._queued_rows += _load(stage, rows)
-            self._wake.notify()
-        parts = await asyncio.gather(*(asyncio.wrap_future(entry.future) for entry in entries))
+            self._queued_rows += unbegun
+        try:
+            async with asyncio.timeout(left_s):
+                parts = await self._in_turn(self._chunks(engine, stage, rows, deadline, priority))
+        except TimeoutError:
+            raise _too_late() from None
         if len(parts) == 1:
             return parts[0]
         names = parts[0].outputs
@@ -192,6 +166,45 @@ class Batcher:
             sum(part.run_s for part in parts),
         )
 
+    def _chunks(
+        self, engine: Engine, stage: Stage, rows: NDArray[np.generic] | Gathered, deadline: float, priority: Priority
+    ) -> list[Entry]:
+        """As many rows in each as a batch holds; of bulk as many as keep nobody waiting."""
+        most = engine.info.max_batch
+        if priority == "bulk":
+            a_row = work(stage, rows[:1])
+            enough = self._pace.most((id(engine), stage), BULK_S) / a_row
+            most = max(1, *(bucket for bucket in buckets_up_to(most) if bucket <= enough))
+        loop = asyncio.get_running_loop()
+        return [
+            Entry(engine, stage, rows[start : start + most], deadline, priority, loop.create_future())
+            for start in range(0, len(rows), most)
+        ]
+
+    async def _in_turn(self, entries: Sequence[Entry]) -> list[Rows]:
+        """The rows of each, of which `_AT_ONCE` are in the queue or under way. What has not begun on leaving is withdrawn."""
+        parts: list[Rows] = []
+        try:
+            for number, entry in enumerate(entries):
+                if number >= _AT_ONCE:
+                    parts.append(await entries[number - _AT_ONCE].future)
+                with self._wake:
+                    self._refuse_if_closed()
+                    entry.queued = time.monotonic()
+                    self._waiting.add(entry)
+                    self._wake.notify()
+            parts.extend([await entry.future for entry in entries[len(parts) :]])
+        finally:
+            with self._wake:
+                for entry in entries:
+                    if not entry.taken:
+                        self._queued_rows -= entry.load
+                        self._waiting.discard(entry)
+            for entry in entries[len(parts) :]:  # what comes of them is told to nobody, and no fault
+                if not entry.future.cancel() and not entry.future.cancelled():
+                    entry.future.exception()
+        return parts
+
     def _refuse_if_closed(self) -> None:
         if self._lost is not None:
             raise DeviceLost(str(self._lost))
@@ -201,19 +214,19 @@ class Batcher:
             raise EngineError("the device thread has ended; restart the service")
 
     def _loop(self) -> None:
-        flight: _Flight | None = None
+        flight: Flight | None = None
         try:
             while True:
                 busy = flight is not None
-                work = self._next(busy=busy)
-                if work is None and not busy:
+                task = self._next(busy=busy)
+                if task is None and not busy:
                     return
-                following = self._send(work) if isinstance(work, list) else None
+                following = self._send(task) if isinstance(task, list) else None
                 landing, flight = flight, following
                 if landing is not None:
                     self._land(landing)
-                if isinstance(work, _Job):
-                    self._run_job(work)
+                if isinstance(task, _Job):
+                    self._run_job(task)
         except DeviceLost as error:
             logger.critical("the device thread ends: %s", error)
             self._lost = error
@@ -222,58 +235,43 @@ class Batcher:
             if self._lost is not None:
                 self._on_lost(self._lost)
 
-    def _abandon(self, flight: _Flight | None) -> None:
+    def _abandon(self, flight: Flight | None) -> None:
         """Fail what waits and what is under way."""
         with self._wake:
             self._closing = True
-            waiting: list[_Entry | _Job] = [*self._jobs, *self._queues["interactive"], *self._queues["bulk"]]
+            jobs, entries = list(self._jobs), list(self._waiting)
             self._jobs.clear()
-            self._queued_rows = 0
-            for queue in self._queues.values():
-                queue.clear()
+            for entry in entries:
+                self._take(entry)
         failure = self._lost or Draining("the service stopped before this request ran", retry_after_s=1)
-        for left in waiting:
-            if left.future.set_running_or_notify_cancel():
-                left.future.set_exception(failure)
-        for member in flight.members if flight is not None else ():
-            member.future.set_exception(failure)
+        for job in jobs:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(failure)
+        under_way = flight.members if flight is not None else []
+        self._answer([(entry, failure) for entry in (*entries, *under_way)])
 
-    def _next(self, *, busy: bool) -> list[_Entry] | _Job | None:
-        """Wait for work; jobs go first, then the oldest entry of the highest priority with all others of its kind.
+    def _next(self, *, busy: bool) -> list[Entry] | _Job | None:
+        """Wait for work; jobs go first, then the batch whose turn it is.
 
         While the device is `busy` this does not wait, and gives a batch only if it can grow no more; else None.
         """
         with self._wake:
             if not busy:
-                self._wake.wait_for(lambda: self._closing or self._jobs or any(self._queues.values()))
-            if self._closing or (busy and (self._jobs or not any(self._queues.values()))):
+                self._wake.wait_for(lambda: self._closing or self._jobs or len(self._waiting))
+            if self._closing or (busy and (self._jobs or not len(self._waiting))):
                 return None
             if self._jobs:
                 return self._jobs.popleft()
-            batch, full = self._fitting()
-            if busy and not (full and _can_overlap(batch)):
+            batch, full = self._waiting.fitting()
+            if busy and not (full and can_overlap(batch)):
                 return None
-            for queue in self._queues.values():
-                for entry in [entry for entry in queue if entry in batch]:
-                    queue.remove(entry)
-            self._queued_rows -= sum(entry.load for entry in batch)
+            for entry in batch:
+                self._take(entry)
             return batch
 
-    def _fitting(self) -> tuple[list[_Entry], bool]:
-        """The batch that would run next, and whether one more of its kind had no room in it."""
-        first = next(queue[0] for queue in self._queues.values() if queue)
-        batch: list[_Entry] = []
-        room, full = first.engine.info.max_batch, False
-        for queue in self._queues.values():
-            for entry in queue:
-                if entry.kind != first.kind:
-                    continue
-                if len(entry.rows) <= room:
-                    batch.append(entry)
-                    room -= len(entry.rows)
-                else:
-                    full = True
-        return batch, full or room == 0
+    def _take(self, entry: Entry) -> None:
+        self._waiting.take(entry)
+        self._queued_rows -= entry.load
 
     def _run_job(self, job: _Job) -> None:
         if not job.future.set_running_or_notify_cancel():
@@ -285,112 +283,79 @@ class Batcher:
             if isinstance(error, DeviceLost):
                 raise
 
-    def _send(self, batch: list[_Entry]) -> _Flight | None:
+    def _send(self, batch: list[Entry]) -> Flight | None:
         """Run the batch, or have it under way where the engine can overlap; None where nothing is under way."""
-        began = time.monotonic()
-        members = []
-        for entry in batch:
-            if not entry.future.set_running_or_notify_cancel():
-                continue
-            if entry.deadline < began:
-                entry.future.set_exception(
-                    DeadlineExceeded(
-                        "the deadline passed in the queue; raise timeout_ms, or retry when the load is lower"
-                    )
-                )
-                continue
-            members.append(entry)
+        now = time.monotonic()
+        late = [entry for entry in batch if entry.deadline < now]
+        self._answer([(entry, _too_late()) for entry in late])
+        members = [entry for entry in batch if entry not in late]
         if not members:
             return None
-        flight = _Flight(members, began, partial(_run, members))
-        self._flying_rows += flight.load
-        if not _can_overlap(members):
+        flight = Flight(members, now)
+        self._flying = (*self._flying, flight)
+        if not can_overlap(members):
             self._land(flight)
             return None
         try:
-            flight.finish = _begin(members)
+            flight.begin()
         except BaseException as error:  # noqa: BLE001  # as in _land
             self._fail(flight, error)
             return None
         return flight
 
-    def _land(self, flight: _Flight) -> None:
+    def _land(self, flight: Flight) -> None:
         """Wait for the results and hand each member its rows; every member is answered and the loop lives on."""
         try:
-            outputs = flight.finish()
-            _check(outputs, flight)
-            now, start = time.monotonic(), 0
-            shares = []
-            for entry in flight.members:
-                stop = start + len(entry.rows)
-                share = {name: array[start:stop] for name, array in outputs.items()}
-                shares.append(Rows(share, flight.rows, flight.began - entry.queued, now - flight.began))
-                start = stop
+            shares = flight.land()
         except BaseException as error:  # noqa: BLE001  # told to every member, and in the log
             self._fail(flight, error)
             return
-        self._flying_rows -= flight.load  # before anybody is told: who has the answer may ask what is left
-        for entry, rows in zip(flight.members, shares, strict=True):
-            entry.future.set_result(rows)
+        now = time.monotonic()
         spent = now - max(flight.began, self._landed)  # not the time that another batch was before it
         self._landed = now
-        speed = flight.load / max(spent, 1e-6)
-        self._rows_per_s = 0.8 * self._rows_per_s + 0.2 * speed if self._rows_per_s else speed
+        first = flight.members[0]
+        self._pace.note(first.network, units=flight.work, seconds=spent)
+        with self._wake:
+            self._waiting.ran(flight.members, spent)
+        self._gone(flight)  # before anybody is told: who has the answer may ask what is left
+        self._answer(list(zip(flight.members, shares, strict=True)))
         try:
-            self._observe(flight.members[0].stage, flight.rows, spent)
+            self._observe(first.stage, flight.rows, spent)
         except Exception:
             logger.exception("a batch was run, and could not be counted")
 
-    def _fail(self, flight: _Flight, error: BaseException) -> None:
+    def _fail(self, flight: Flight, error: BaseException) -> None:
         stage = flight.members[0].stage
         logger.error("a batch of %d rows failed in the %s", flight.rows, TITLES[stage], exc_info=error)
-        self._flying_rows -= flight.load
+        self._gone(flight)
         failure = error if isinstance(error, MareyError) else EngineError(f"the {TITLES[stage]} failed: {error}")
-        for entry in flight.members:
-            entry.future.set_exception(failure)
+        self._answer([(entry, failure) for entry in flight.members])
         if isinstance(error, DeviceLost):
             raise error
 
+    def _gone(self, flight: Flight) -> None:
+        self._flying = tuple(each for each in self._flying if each is not flight)
 
-def _load(stage: Stage, rows: NDArray[np.generic] | Gathered) -> int:
-    return len(rows) * (rows.shape[1] if stage == "clip" else 1)
-
-
-def _can_overlap(batch: list[_Entry]) -> bool:
-    """Whether the engine takes the batch as one, while another is under way."""
-    engine, stage, rows = batch[0].engine, batch[0].stage, sum(len(entry.rows) for entry in batch)
-    return isinstance(engine, Overlapping) and (stage == "head" or len(list(buckets_for(rows))) == 1)
-
-
-def _begin(members: list[_Entry]) -> Callable[[], Outputs]:
-    first, blocks = members[0], [entry.array for entry in members]
-    rows = sum(len(block) for block in blocks)
-    bucket = rows if first.stage == "head" else next(buckets_for(rows))[2]
-    assert isinstance(first.engine, Overlapping)
-    return first.engine.begin(first.stage, blocks, bucket=bucket)
+    @staticmethod
+    def _answer(answers: list[tuple[Entry, Rows | BaseException]]) -> None:
+        """Tell the callers, each on its own event loop, all of one loop at once."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Entry, Rows | BaseException]]] = {}
+        for entry, answer in answers:
+            by_loop.setdefault(entry.future.get_loop(), []).append((entry, answer))
+        for loop, theirs in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # a loop that is closed: nobody waits any more
+                loop.call_soon_threadsafe(_hand_out, theirs)
 
 
-def _run(members: list[_Entry]) -> Outputs:
-    """What frames enter sees only batch sizes that were warmed; the head takes its batch as it is."""
-    engine, stage = members[0].engine, members[0].stage
-    rows = np.concatenate([entry.array for entry in members]) if len(members) > 1 else members[0].array
-    if stage == "head" or isinstance(engine, Overlapping):  # which cuts and pads by itself
-        return engine.run(stage, rows)
-    parts = []
-    for start, count, bucket in buckets_for(len(rows)):
-        chunk = rows[start : start + count]
-        if bucket > count:
-            chunk = np.concatenate([chunk, np.zeros((bucket - count, *rows.shape[1:]), rows.dtype)])
-        outputs = engine.run(stage, chunk)
-        for name, array in outputs.items():
-            if len(array) != bucket:
-                raise EngineError(f"{engine.info.name} gave {len(array)} rows of {name} for {bucket} rows of input")
-        parts.append({name: array[:count] for name, array in outputs.items()})
-    return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _hand_out(answers: list[tuple[Entry, Rows | BaseException]]) -> None:
+    for entry, answer in answers:
+        if entry.future.done():  # its caller has gone
+            continue
+        if isinstance(answer, Rows):
+            entry.future.set_result(answer)
+        else:
+            entry.future.set_exception(answer)
 
 
-def _check(outputs: Outputs, flight: _Flight) -> None:
-    for name, array in outputs.items():
-        if len(array) != flight.rows:
-            engine = flight.members[0].engine.info.name
-            raise EngineError(f"{engine} gave {len(array)} rows of {name} for {flight.rows} rows of input")
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline passed in the queue; raise timeout_ms, or retry when the load is lower")

@@ -15,11 +15,11 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batcher import Rows
 from service.media.frames import Windows
 from service.media.sample import TICK_S
 from service.predictor import Predictor
 from service.replica import Asked
+from service.waiting import Rows
 
 # Of a model that is trained on whole clips, and so has no spacing of its own.
 WINDOW_S = 2.0

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batcher import Batcher, Rows
+from service.batcher import Batcher
 from service.bundle.manifest import Stage
 from service.engine.base import Engine
 from service.gathered import Gathered
 from service.priority import Priority
+from service.waiting import Rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import numpy as np
 import pytest
 
-from service.batcher import Batcher, Rows
+from service.batcher import Batcher
 from service.bundle.manifest import Stage
 from service.engine.base import EngineInfo, Outputs
 from service.errors import DeadlineExceeded, DeviceLost, Draining, EngineError, Overloaded
 from service.gathered import Gathered
+from service.waiting import Rows
 
 
 class FakeEngine:

@@ -9,9 +9,10 @@ from typing import Annotated, Literal, cast
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 
-from service.admission import Admission, Line
+from service.admission import Admission
 from service.errors import DeviceLost, Draining, MareyError, NotReady
 from service.nvml import Nvml
+from service.pace import Line
 from service.registry import Registry
 from service.settings import Settings
 from service.spool import Spool

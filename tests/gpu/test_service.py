@@ -23,7 +23,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.batcher import Rows
+from service.waiting import Rows
 from service.bundle.store import Bundle
 from service.engine.base import Place
 from service.engine.cuda import Device

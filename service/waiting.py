@@ -1,0 +1,175 @@
+"""What waits for the device, and which of it runs next.
+
+# Note [Who goes first]
+Interactive entries go before bulk ones, and within a priority the oldest goes first, with all others of its kind that fit.
+Two rules keep both sides alive. A batch that bulk entries are in takes at most `BULK_S` by what was measured: more than that
+no newcomer finds under way on their account. And while both wait, bulk is owed `BULK_SHARE` of the device's time: once it is
+owed a batch, that batch goes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.manifest import Stage
+from service.engine.base import Engine, Outputs
+from service.gathered import Gathered
+from service.pace import Pace
+from service.priority import Priority
+
+BULK_S = 0.05
+BULK_SHARE = 0.1
+
+# Which network of which engine: each has a speed of its own.
+Network = tuple[int, Stage]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What one caller gets back: `outputs[name]` has as many rows as it sent; `batch_size` counts the rows that ran together."""
+
+    outputs: Outputs
+    batch_size: int
+    queue_s: float
+    run_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """Rows `[N, …]` that run in one batch, and the future of whoever awaits them; `taken` once they do not wait any more."""
+
+    engine: Engine
+    stage: Stage
+    rows: NDArray[np.generic] | Gathered
+    deadline: float
+    priority: Priority
+    future: asyncio.Future[Rows]
+    queued: float = field(default_factory=time.monotonic)
+    taken: bool = False
+
+    @property
+    def network(self) -> Network:
+        return id(self.engine), self.stage
+
+    @property
+    def kind(self) -> tuple[int, Stage, tuple[int, ...]]:
+        """Entries of one kind can run together: same network, same shape of a row (so clips meet only at equal T)."""
+        return id(self.engine), self.stage, self.rows.shape[1:]
+
+    @property
+    def load(self) -> int:
+        return load(self.stage, self.rows)
+
+    @property
+    def work(self) -> int:
+        return work(self.stage, self.rows)
+
+    @property
+    def array(self) -> NDArray[np.generic]:
+        return self.rows.array() if isinstance(self.rows, Gathered) else self.rows
+
+
+def load(stage: Stage, rows: NDArray[np.generic] | Gathered) -> int:
+    """What they take of memory: rows, and of a clip network as many as they have frames."""
+    return len(rows) * (rows.shape[1] if stage == "clip" else 1)
+
+
+def work(stage: Stage, rows: NDArray[np.generic] | Gathered) -> int:
+    """What they ask of the device: steps in time, where the network reads time, else rows."""
+    return len(rows) * (1 if stage == "encoder" else rows.shape[1])
+
+
+class Waiting:
+    """Entries by priority. Not thread-safe, but for `seconds`."""
+
+    def __init__(self, pace: Pace[Network]) -> None:
+        self._pace = pace
+        # Dicts for the order and for leaving from the middle.
+        self._queues: dict[Priority, dict[Entry, None]] = {"interactive": {}, "bulk": {}}
+        self._work: dict[Priority, Counter[Network]] = {"interactive": Counter(), "bulk": Counter()}
+        self._owed_s = 0.0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def __iter__(self) -> Iterator[Entry]:
+        for queue in self._queues.values():
+            yield from queue
+
+    def count(self, priority: Priority) -> int:
+        return len(self._queues[priority])
+
+    def add(self, entry: Entry) -> None:
+        self._queues[entry.priority][entry] = None
+        self._work[entry.priority][entry.network] += entry.work
+
+    def take(self, entry: Entry) -> None:
+        """Remove an entry that waits."""
+        del self._queues[entry.priority][entry]
+        counts = self._work[entry.priority]
+        counts[entry.network] -= entry.work
+        if not counts[entry.network]:
+            del counts[entry.network]
+        entry.taken = True
+
+    def discard(self, entry: Entry) -> None:
+        """Remove an entry, if it waits."""
+        if entry in self._queues[entry.priority]:
+            self.take(entry)
+
+    def seconds(self, priority: Priority) -> float:
+        """What the entries that go before a newcomer of this priority will take."""
+        before: tuple[Priority, ...] = ("interactive",) if priority == "interactive" else ("interactive", "bulk")
+        return sum(
+            self._pace.seconds(network, units) for each in before for network, units in list(self._work[each].items())
+        )
+
+    def ran(self, batch: list[Entry], seconds: float) -> None:
+        """A batch took `seconds` of the device: see Note [Who goes first]."""
+        if any(entry.priority == "bulk" for entry in batch):
+            self._owed_s = max(0.0, self._owed_s - seconds)
+        elif self._queues["bulk"]:
+            most = max(BULK_S, self._next_bulk_s())
+            self._owed_s = min(most, self._owed_s + seconds * BULK_SHARE / (1 - BULK_SHARE))
+        else:
+            self._owed_s = 0.0
+
+    def fitting(self) -> tuple[list[Entry], bool]:
+        """The batch that would run next, and whether it can grow no more; there must be something."""
+        order: tuple[Priority, ...] = ("interactive", "bulk")
+        if not self._queues["interactive"] or self._bulk_is_due():
+            order = ("bulk", "interactive")
+        first = next(iter(self._queues[order[0]]))
+        batch: list[Entry] = []
+        room, units, full, with_bulk = first.engine.info.max_batch, 0, False, False
+        for priority in order:
+            for entry in self._queues[priority]:
+                if not room:
+                    return batch, True
+                if entry.kind != first.kind:
+                    continue
+                bulk = with_bulk or priority == "bulk"
+                if len(entry.rows) > room:
+                    full = True
+                elif bulk and batch and self._pace.seconds(entry.network, units + entry.work) > BULK_S:
+                    full = full or order[0] == "bulk"  # interactive ones may still join
+                else:
+                    batch.append(entry)
+                    room -= len(entry.rows)
+                    units += entry.work
+                    with_bulk = bulk
+        return batch, full or not room
+
+    def _bulk_is_due(self) -> bool:
+        return bool(self._queues["bulk"]) and self._owed_s > 0 and self._owed_s >= self._next_bulk_s()
+
+    def _next_bulk_s(self) -> float:
+        entry = next(iter(self._queues["bulk"]))
+        return self._pace.seconds(entry.network, entry.work)
