@@ -55,32 +55,47 @@ class Worker:
 
     async def call(self, message: object) -> Any:
         """Send and await the reply; raises Gone when the process dies on it."""
-        loop = asyncio.get_running_loop()
         try:
-            for part in wire.pack(message):
-                await loop.sock_sendall(self.connection, part)
+            await self._send(wire.pack(message))
             return await self.receive()
         except (ConnectionError, ValueError) as error:
             raise Gone from error
 
     async def receive(self) -> Any:
-        sizes = wire.lengths(await self._exactly(wire.HEADER_BYTES))
-        return wire.unpack([await self._exactly(size) for size in sizes])
+        """The next message; raises Gone at the end of the stream, ValueError for what is none of ours."""
+        loop, incoming = asyncio.get_running_loop(), wire.Incoming()
+        complete: asyncio.Future[None] = loop.create_future()
+
+        def readable() -> None:
+            try:
+                if not complete.done() and incoming.read(self.connection):
+                    complete.set_result(None)
+            except Exception as error:  # noqa: BLE001  # raised where it is awaited
+                complete.set_exception(error)
+
+        # One future for a message: the loop's own sock_recv_into takes two turns of the loop for each of its pieces.
+        loop.add_reader(self.connection, readable)
+        try:
+            await complete
+        except EOFError:
+            raise Gone from None
+        finally:
+            loop.remove_reader(self.connection)
+        return wire.unpack(incoming.parts)
 
     def kill(self) -> None:
         self.process.kill()
         self.connection.close()
 
-    async def _exactly(self, size: int) -> bytearray:
-        loop = asyncio.get_running_loop()
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            got = await loop.sock_recv_into(self.connection, view)
-            if not got:
-                raise Gone
-            view = view[got:]
-        return data
+    async def _send(self, parts: list[memoryview]) -> None:
+        try:
+            sent = self.connection.sendmsg(parts)  # what fits, and that is all of it as a rule
+        except BlockingIOError:
+            sent = 0
+        for part in parts:
+            if sent < part.nbytes:
+                await asyncio.get_running_loop().sock_sendall(self.connection, part[sent:])
+            sent = max(0, sent - part.nbytes)
 
 
 def spawn(*, memory_bytes: int, cpu_s: float) -> Worker:

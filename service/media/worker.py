@@ -96,24 +96,19 @@ def _limit_cpu(seconds: float) -> None:
 
 
 def _send(connection: socket.socket, message: object) -> None:
-    for part in wire.pack(message):
-        connection.sendall(part)
+    parts = wire.pack(message)
+    sent = connection.sendmsg(parts)
+    for part in parts:  # a signal may have cut it short
+        if sent < part.nbytes:
+            connection.sendall(part[sent:])
+        sent = max(0, sent - part.nbytes)
 
 
 def _receive(connection: socket.socket) -> Any:
-    header = _exactly(connection, wire.HEADER_BYTES)
-    if header is None:
+    """The next call, or None where the service is gone."""
+    incoming = wire.Incoming()
+    try:
+        incoming.read(connection)
+    except EOFError:
         return None
-    parts = [part for size in wire.lengths(header) if (part := _exactly(connection, size)) is not None]
-    return wire.unpack(parts) if len(parts) == len(wire.lengths(header)) else None
-
-
-def _exactly(connection: socket.socket, size: int) -> bytearray | None:
-    data = bytearray(size)
-    view = memoryview(data)
-    while view:
-        got = connection.recv_into(view)
-        if not got:
-            return None
-        view = view[got:]
-    return data
+    return wire.unpack(incoming.parts)

@@ -1,3 +1,5 @@
+import socket
+
 import numpy as np
 import pytest
 
@@ -25,3 +27,32 @@ def test_more_arrays_than_the_header_holds_are_a_programming_error() -> None:
 def test_a_header_that_is_none_is_refused(count: int) -> None:
     with pytest.raises(ValueError, match="expected 1 to 7"):
         wire.lengths(count.to_bytes(8, "little") + bytes(wire.HEADER_BYTES - 8))
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64, 100_000])
+def test_a_message_is_put_together_however_it_is_cut_and_the_next_one_is_left_alone(piece: int) -> None:
+    frames = np.arange(3000, dtype=np.uint8)
+    whole = b"".join(wire.pack(("value", frames, np.zeros(0))))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        incoming = wire.Incoming()
+        assert not incoming.read(ours), "nothing has come"
+        sent = whole + b"next"
+        for start in range(0, len(sent), piece):
+            theirs.sendall(sent[start : start + piece])
+            complete = incoming.read(ours)
+        assert complete
+        kind, arrived, empty = wire.unpack(incoming.parts)
+        assert (kind, empty.size) == ("value", 0)
+        assert (arrived == frames).all()
+        assert ours.recv(10) == b"next"
+
+
+def test_the_end_of_the_stream_inside_a_message_is_told() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.sendall(b"".join(wire.pack("value"))[:-1])
+        theirs.close()
+        with pytest.raises(EOFError):
+            wire.Incoming().read(ours)
