@@ -14,6 +14,9 @@ from service.api import classify, problems, routes, stream
 from service.api.guard import Guard
 from service.api.observe import Observe
 from service.api.state import State
+from service.api.v2 import infer
+from service.api.v2 import routes as v2
+from service.api.v2.statistics import Statistics
 from service.errors import DeviceLost, MareyError
 from service.keys import Keys
 from service.rates import Rates
@@ -57,6 +60,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.marey = state
+    app.state.statistics = Statistics()
 
     # From the innermost outwards: each sees what those below it let through.
     app.add_middleware(Guard, keys=keys, rates=Rates(settings.rate_limit), origins=settings.cors_origins)
@@ -65,6 +69,8 @@ def create_app(
     app.include_router(classify.router)
     app.include_router(routes.router)
     app.include_router(stream.router)
+    app.include_router(infer.router)
+    app.include_router(v2.router)
     return app
 
 

@@ -1,0 +1,67 @@
+"""The body of a request, read up to a limit and inflated up to the same."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Callable
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from service.errors import ClientGone, Malformed, TooLarge, UnsupportedMedia
+
+# Of gzip and of zlib, which HTTP calls deflate: told apart by their first bytes.
+_EITHER = 32 + zlib.MAX_WBITS
+_STRETCH = 2**20
+
+
+async def read_body(request: Request, *, max_bytes: int, hold: Callable[[int], None]) -> bytearray:
+    """The body as it was before it was compressed; `hold` is told of memory before it is taken.
+
+    Raises TooLarge, UnsupportedMedia, Malformed, ClientGone, or what `hold` raises.
+    """
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("identity", "gzip", "x-gzip", "deflate"):
+        raise UnsupportedMedia(f"the body is encoded as {coding[:40]!r}; send it as it is, or with gzip or deflate")
+    length = request.headers.get("content-length", "")
+    if length.isdigit():
+        _refuse_if_larger(int(length), max_bytes)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            hold(len(chunk))
+            body += chunk
+            _refuse_if_larger(len(body), max_bytes)
+    except ClientDisconnect:
+        raise ClientGone("the client hung up before the body was complete") from None
+    return body if coding == "identity" else await _inflated(body, max_bytes=max_bytes, hold=hold)
+
+
+async def _inflated(body: bytearray, *, max_bytes: int, hold: Callable[[int], None]) -> bytearray:
+    """A stretch at a time, each in a thread: a few bytes may stand for gigabytes."""
+    found, rest = bytearray(), bytes(body)
+    while rest:  # gzip files may stand one after the other
+        inflater = zlib.decompressobj(_EITHER)
+        while not inflater.eof:
+            try:
+                piece = await asyncio.to_thread(inflater.decompress, rest, _STRETCH)
+            except zlib.error as error:
+                raise Malformed(
+                    f"the body is not what Content-Encoding says ({error}); send gzip, or zlib for deflate"
+                ) from None
+            rest = inflater.unconsumed_tail
+            if not (piece or rest or inflater.eof):
+                raise Malformed("the compressed body ends in the middle; send all of it")
+            hold(len(piece))
+            found += piece
+            _refuse_if_larger(len(found), max_bytes)
+        rest = inflater.unused_data
+    return found
+
+
+def _refuse_if_larger(size: int, limit: int) -> None:
+    if size > limit:
+        raise TooLarge(
+            f"the body has more than the {limit} bytes allowed; send fewer frames a request, or raise MAREY_MAX_UPLOAD_BYTES"
+        )

@@ -1,0 +1,114 @@
+"""What a client may ask by name: the whole of a model, from frames to probabilities, or one of its two networks.
+
+`NAME` reads clips; `NAME.encoder` and `NAME.head` are what it consists of, and a clip network has no parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.api.v2.tensors import Spec
+from service.bundle.manifest import Stage
+from service.engine.base import Outputs
+from service.errors import InvalidParameter, UnknownModel
+from service.predictor import Predictor
+from service.replica import Asked
+
+Part = Literal["encoder", "head"]
+PARTS: tuple[Part, ...] = ("encoder", "head")
+
+
+def split(name: str, models: Sequence[str]) -> tuple[str, Part | None]:
+    """The model and the part that `name` means, where `models` are served: a bundle's own name may end in `.head` too."""
+    if name not in models:
+        for part in PARTS:
+            if name.endswith(f".{part}"):
+                return name.removesuffix(f".{part}"), part
+    return name, None
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """`outputs` in the order of the network's own; `batch_size`: rows of its first stage that ran together."""
+
+    outputs: Outputs
+    batch_size: int
+    queue_s: float
+    run_s: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One input, several outputs, over what some stages of `model` run."""
+
+    model: Predictor
+    part: Part | None
+
+    @classmethod
+    def of(cls, model: Predictor, part: Part | None) -> Network:
+        """Raises UnknownModel where the model has no such part."""
+        name = model.manifest.name
+        if part is not None and model.manifest.network.kind == "clip":
+            raise UnknownModel(f"{name!r} is one network, it has no {part} apart; ask for {name!r}")
+        return cls(model, part)
+
+    @property
+    def name(self) -> str:
+        return self.model.manifest.name + (f".{self.part}" if self.part else "")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return (self.part,) if self.part else self.model.manifest.network.stages
+
+    @property
+    def input(self) -> Spec:
+        own = Spec.of(self.model.manifest.artifacts[self.stages[0]].inputs[0])
+        if self.stages != ("encoder", "head"):
+            return own
+        length = self.model.manifest.network.static_frames or -1
+        return Spec("clips", own.datatype, (-1, length, *own.shape[1:]))
+
+    @property
+    def outputs(self) -> tuple[Spec, ...]:
+        """`probabilities` first, wherever the graph has them."""
+        specs = [Spec.of(tensor) for tensor in self.model.manifest.artifacts[self.stages[-1]].outputs]
+        return tuple(sorted(specs, key=lambda spec: spec.name != "probabilities"))
+
+    @property
+    def reads_clips(self) -> bool:
+        """Whether the second axis of its input is time."""
+        return self.stages != ("encoder",)
+
+    def rows(self, shape: Sequence[int], *, limit: int) -> int:
+        """What an input of `shape` weighs in the queue: frames, or clips of a head. Raises InvalidParameter."""
+        fixed, most = self.model.manifest.network.static_frames, self.model.manifest.sampling.max_frames
+        if self.reads_clips and fixed is None and shape[1] > most:
+            raise InvalidParameter(
+                f"input {self.input.name!r} has clips of {shape[1]} frames, this model takes up to {most}; send shorter ones"
+            )
+        rows = shape[0] * shape[1] if self.reads_clips and self.part is None else shape[0]
+        if rows > limit:
+            raise InvalidParameter(
+                f"input {self.input.name!r} has {rows} rows for the device, {limit} are allowed in one request; "
+                "send several, or raise MAREY_MAX_QUEUED_ROWS"
+            )
+        return rows
+
+    async def run(self, asked: Asked, tensor: NDArray[np.generic]) -> Ran:
+        """`tensor` through the stages. Raises what `Asked` raises."""
+        rows, queue_s, run_s, batch = tensor, 0.0, dict[str, float](), 0
+        outputs: Outputs = {}
+        for stage in self.stages:
+            if stage == "encoder":
+                rows = rows.reshape(-1, *rows.shape[-3:])
+            elif self.part is None and stage == "head":
+                rows = outputs["features"].reshape(*tensor.shape[:2], -1)
+            ran = await asked.run(stage, rows)
+            outputs, batch = ran.outputs, batch or ran.batch_size
+            queue_s, run_s[stage] = queue_s + ran.queue_s, ran.run_s
+        return Ran({spec.name: outputs[spec.name] for spec in self.outputs}, batch, queue_s, run_s)

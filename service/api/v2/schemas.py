@@ -1,0 +1,95 @@
+"""The protocol's JSON, as `/openapi.json` shows it. The code reads bodies by itself: binary tensors may follow the JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from service.api.schemas import Problem
+
+_PARAMETERS = {"type": "object", "description": "KEY: VALUE; see the extensions in GET /v2"}
+_REQUEST: dict[str, Any] = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string", "description": "Sent back."},
+        "parameters": _PARAMETERS,
+        "inputs": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["name", "datatype", "shape"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "datatype": {"type": "string"},
+                    "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
+                    "parameters": _PARAMETERS,
+                    "data": {"type": "array", "description": "Numbers, row by row, flat or nested."},
+                },
+            },
+        },
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
+            },
+        },
+    },
+}
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _REQUEST},
+            "application/octet-stream": {
+                "schema": {
+                    "type": "string",
+                    "format": "binary",
+                    "description": "JSON of Inference-Header-Content-Length bytes, and the tensors behind it.",
+                }
+            },
+        },
+    },
+}
+
+
+class Refused(Problem):
+    """RFC 9457, and the protocol's own."""
+
+    error: str = Field(description="The sentence in detail, where clients of the protocol look for it.")
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Refused, "content": {"application/problem+json": {}}}
+    for status in (400, 404, 413, 415, 422, 429, 500, 503, 504)
+}
+
+
+class Server(BaseModel):
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorSaid(BaseModel):
+    name: str
+    datatype: str
+    shape: list[int] = Field(description="-1: any length.")
+
+
+class ModelSaid(BaseModel):
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorSaid]
+    outputs: list[TensorSaid]
+
+
+class Ready(BaseModel):
+    name: str
+    ready: bool
