@@ -56,7 +56,8 @@ class Grid(Generic[T]):
         """
         if self.origin_s is None:
             self.origin_s = time_s
-        self._now = max(self._now, time_s - self.origin_s)
+        # In microseconds: a clock that counts from 1970 is not exact beyond, and a tie with a point would be chance.
+        self._now = max(self._now, round(time_s - self.origin_s, 6))
         due = self._until(self._now)
         self._shown = frame
         return [*due, *self._until(self._now + duration_s)]
