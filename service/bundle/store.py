@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ def sha256(data: bytes) -> str:
 def open_bundle(path: str | Path) -> Bundle:
     """Read, check and hash everything in the folder `path`; raises BundleError with the file at fault and the remedy."""
     folder = Path(path)
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     for name, digest in _hashes(manifest).items():
         file = folder / name
         if file.resolve().parent != folder.resolve():
@@ -143,18 +143,65 @@ def rewrite_bundle(bundle: Bundle, manifest: Manifest, files: Mapping[str, bytes
     return write_bundle(bundle.path, manifest, {**kept, **files})
 
 
-def find_bundles(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    """The bundle folders that `paths` mean: each is a bundle, or a folder of bundles. None given: those that ship."""
-    found: list[Path] = []
+def find_bundles(paths: tuple[Path, ...], *, unreadable: Callable[[Path], None] | None = None) -> tuple[Path, ...]:
+    """The bundle folders that `paths` mean: each is a bundle, or a folder with bundles anywhere below. None given: those that ship.
+
+    Hidden folders are left out: there bundles are made. A path without any bundle is returned as it is: whoever opens it is told
+    so. Folders that cannot be read are told to `unreadable`, where it is given, in place of that.
+    """
+    found: dict[Path, None] = {}
     for path in paths or (SHIPPED,):
-        inside = sorted(
-            manifest.parent for manifest in path.glob(f"*/{MANIFEST}") if not manifest.parent.name.startswith(".")
-        )
-        if (path / MANIFEST).is_file() or not inside:
-            found.append(path)
-        else:
-            found.extend(inside)
+        problems: list[Path] = []
+        inside = list(_below(path, problems.append))
+        if unreadable is not None:
+            for problem in problems:
+                unreadable(problem)
+        found.update(dict.fromkeys(inside or ([] if problems and unreadable is not None else [path])))
     return tuple(found)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest alone, without a look at the files that it lists. Raises BundleError."""
+    file = folder / MANIFEST
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(
+            f"{folder} is no bundle: it has no {MANIFEST}; name the folder that marey-build wrote"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise BundleError(f"{file} cannot be read ({error}); copy it again, or export the bundle again") from None
+    schema = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+        raise BundleError(f"{file} has schema_version {schema}, this Marey reads up to {SCHEMA_VERSION}; upgrade marey")
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise BundleError(
+            f"{file}: {where}: {first['msg']} ({error.error_count()} in all); export the bundle again"
+        ) from None
+
+
+def _below(folder: Path, unreadable: Callable[[Path], None], above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Bundles in and under `folder`, by name; links are followed, but not in a circle."""
+    real = folder.resolve()
+    if real in above:
+        return
+    try:
+        if (folder / MANIFEST).is_file():
+            yield folder
+            return
+        with os.scandir(folder) as entries:
+            folders = sorted(each.name for each in entries if not each.name.startswith(".") and each.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError:
+        unreadable(folder)
+        return
+    for name in folders:
+        yield from _below(folder / name, unreadable, above | {real})
 
 
 def _holds_bundle(folder: Path) -> bool:
@@ -201,29 +248,6 @@ def _unwritable(target: Path, error: OSError) -> str:
 
 def _existing(folder: Path) -> Path:
     return next(part for part in (folder, *folder.parents) if part.exists())
-
-
-def _read_manifest(folder: Path) -> Manifest:
-    file = folder / MANIFEST
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BundleError(
-            f"{folder} is no bundle: it has no {MANIFEST}; name the folder that marey-build wrote"
-        ) from None
-    except (ValueError, OSError) as error:
-        raise BundleError(f"{file} cannot be read ({error}); copy it again, or export the bundle again") from None
-    schema = raw.get("schema_version") if isinstance(raw, dict) else None
-    if isinstance(schema, int) and schema > SCHEMA_VERSION:
-        raise BundleError(f"{file} has schema_version {schema}, this Marey reads up to {SCHEMA_VERSION}; upgrade marey")
-    try:
-        return Manifest.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise BundleError(
-            f"{file}: {where}: {first['msg']} ({error.error_count()} in all); export the bundle again"
-        ) from None
 
 
 def _hashes(manifest: Manifest) -> dict[str, str]:

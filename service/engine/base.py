@@ -51,7 +51,7 @@ class EngineInfo:
 
 
 class Engine(Protocol):
-    """Runs one bundle's networks. Not thread-safe: opened, called and closed on one and the same device thread."""
+    """Runs one bundle's networks. Not thread-safe: called on one device thread; see `Kind.bound` for where it is opened and closed."""
 
     @property
     def info(self) -> EngineInfo: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,15 +25,20 @@ class _Opener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How an engine is opened, and the precisions that it runs, in the order in which `auto` tries them."""
+    """How an engine is opened, and the precisions that it runs, in the order in which `auto` tries them.
+
+    `bound`: to the thread that opened it, which must be the device thread. The others may be opened, warmed and closed on any
+    thread, while the device thread serves other models; two threads never use one engine at the same time.
+    """
 
     open: _Opener
     precisions: tuple[Precision, ...]
+    bound: bool = False
 
 
-# In the order in which `auto` tries them.
+# In the order in which `auto` tries them: the bound ones first.
 ENGINES: dict[str, Kind] = {
-    "tensorrt": Kind(TensorRtEngine, ("int8", "fp16", "fp32")),
+    "tensorrt": Kind(TensorRtEngine, ("int8", "fp16", "fp32"), bound=True),
     "openvino": Kind(OpenVinoEngine, ("int8", "fp32")),
     "onnxruntime": Kind(OnnxRuntimeEngine, ("fp32",)),
 }
@@ -47,13 +53,44 @@ class Opened:
     refused: tuple[str, ...]
 
 
-def open_engine(bundle: Bundle, *, name: str = "auto", precision: Choice = "auto", place: Place) -> Opened:
-    """Open and prove an engine for `bundle`. Call it on the device thread. Raises EngineError with every reason."""
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why each engine that was tried does not run the bundle. `lacking`: one of them for want of a package or device."""
+
+    reasons: tuple[str, ...] = ()
+    lacking: bool = False
+
+    def error(self, bundle: Bundle) -> EngineError:
+        if self.lacking and len(self.reasons) == 1:
+            return EngineUnavailable(f"no engine runs bundle {bundle.manifest.name}: {self.reasons[0]}")
+        return EngineError(f"no engine runs bundle {bundle.manifest.name}: " + "; ".join(self.reasons))
+
+
+def engines_of(name: str) -> tuple[str, ...]:
+    """Those that `name` means, in the order in which they are tried; raises EngineError."""
     if name != "auto" and name not in ENGINES:
         raise EngineError(f"there is no engine {name!r} in this version; choose auto, {', '.join(ENGINES)}")
-    refused: list[str] = []
-    lacking = False
-    for engine_name in ENGINES if name == "auto" else (name,):
+    return tuple(ENGINES) if name == "auto" else (name,)
+
+
+def open_engine(bundle: Bundle, *, name: str = "auto", precision: Choice = "auto", place: Place) -> Opened:
+    """Open and prove an engine for `bundle`. Call it on the device thread. Raises EngineError with every reason."""
+    found = try_engines(bundle, engines_of(name), precision=precision, place=place)
+    if isinstance(found, Refused):
+        raise found.error(bundle)
+    return found
+
+
+def try_engines(
+    bundle: Bundle, names: Iterable[str], *, precision: Choice, place: Place, before: Refused | None = None
+) -> Opened | Refused:
+    """The first of `names` that opens and proves itself, or why none does, after what was refused `before`.
+
+    Raises BuildCancelled or DeviceLost: then nothing else is tried.
+    """
+    refused = list(before.reasons) if before else []
+    lacking = before is not None and before.lacking
+    for engine_name in names:
         for wanted in _precisions(bundle, ENGINES[engine_name], precision):
             attempt = f"{engine_name} {wanted}"
             try:
@@ -71,9 +108,7 @@ def open_engine(bundle: Bundle, *, name: str = "auto", precision: Choice = "auto
             for reason in refused:
                 logger.info("bundle %s runs on %s; not on %s", bundle.manifest.name, attempt, reason)
             return Opened(engine, difference, tuple(refused))
-    if lacking and len(refused) == 1:
-        raise EngineUnavailable(f"no engine runs bundle {bundle.manifest.name}: {refused[0]}")
-    raise EngineError(f"no engine runs bundle {bundle.manifest.name}: " + "; ".join(refused))
+    return Refused(tuple(refused), lacking)
 
 
 def _precisions(bundle: Bundle, kind: Kind, choice: Choice) -> tuple[Precision, ...]:

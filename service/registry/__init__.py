@@ -1,5 +1,7 @@
 """The models that are served, and what becomes of them while the service runs."""
 
-from service.registry.registry import Broken, Registry
+from service.registry.catalogue import Broken
+from service.registry.model import Model
+from service.registry.registry import Listed, Registry
 
-__all__ = ["Broken", "Registry"]
+__all__ = ["Broken", "Listed", "Model", "Registry"]

@@ -1,44 +1,44 @@
-"""The models that are served: opened, proved and warmed; found by name, version and task."""
+"""The models that are served: found by name, version and task, and leased for the time of a request."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 from service.batcher import Batcher
 from service.bundle.manifest import Task
-from service.bundle.store import Bundle, find_bundles, open_bundle
-from service.engine.base import Engine, Place
-from service.engine.buckets import buckets_up_to
-from service.engine.golden import warm
-from service.engine.select import Opened, open_engine
-from service.errors import BuildCancelled, BundleError, DeviceLost, EngineError, MareyError, UnknownModel
+from service.errors import DeviceLost, EngineError, InvalidParameter, MareyError, NotReady, UnknownModel
 from service.media.limits import Limits
 from service.media.workers import DecodePool
 from service.predictor import Predictor
-from service.replica import Replica
+from service.registry.catalogue import Broken
+from service.registry.loading import Loader
+from service.registry.model import Model, State
+from service.registry.opening import Opener
+from service.registry.served import Served
+from service.registry.shares import Weights, parse
+from service.registry.watch import Watch
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
-    """A bundle that could not be served, and why."""
+class Listed:
+    """One version, or one bundle that has none, as Triton's repository index tells it."""
 
-    path: Path
-    error: MareyError
+    name: str
+    version: str
+    state: State
+    reason: str
 
 
 class Registry:
-    """Owns the decoders, the device and the engines: `await start()`, then `get`, then `await close()`."""
+    """Owns the decoders, the devices and the models: `await start()`, then `lease`, then `await close()`."""
 
     def __init__(
         self,
@@ -48,8 +48,6 @@ class Registry:
         on_lost: Callable[[DeviceLost], None] = lambda _error: None,
     ) -> None:
         self._settings = settings
-        self._models: dict[str, Predictor] = {}
-        self.broken: list[Broken] = []
         limits = Limits(max_pixels=settings.max_pixels, max_duration_s=settings.max_duration_s)
         self.decoders = DecodePool(settings.decode_workers, limits=limits, timeout_s=settings.decode_timeout_s)
         # One device thread for each GPU that was named, else one for whatever the engine runs on.
@@ -59,9 +57,11 @@ class Registry:
             )
             for device in settings.devices or (0,)
         }
-        self._stopping = threading.Event()
-        self._engines: list[tuple[int, Engine]] = []
-        self.building = ""  # what is being built, for those who ask whether the service is ready
+        self._opener = Opener(settings, devices=self._devices, decoders=self.decoders)
+        self._served = Served()
+        self._loader = Loader(self._opener, self._served, max_bytes=settings.max_model_bytes)
+        self._watch = Watch(settings.bundles, self._served, self._loader)
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open every bundle; one that fails is set aside and named. Raises when none is left to serve."""
@@ -69,37 +69,47 @@ class Registry:
         await self.decoders.start()  # before the engine's threads exist, so that no worker inherits a lock of theirs
         for batcher in self._devices.values():
             batcher.start()
-        for path in find_bundles(self._settings.bundles):
-            try:
-                self._add(await self._open(path))
-            except Exception as error:  # one bundle must not take the others down
-                known = error if isinstance(error, MareyError) else BundleError(f"{path} cannot be opened: {error!r}")
-                logger.error("bundle %s is not served: %s", path, known, exc_info=None if known is error else error)  # noqa: TRY400  # a sentence of ours says it all
-                self.broken.append(Broken(path, known))
-        if not self._models:
+        await self._watch.look()
+        self._weigh_as_set()
+        found = list(self._served)
+        # Where not all of them fit, the first ones stay: who is opened last gives way last.
+        for model in found if self._settings.max_model_bytes is None else reversed(found):
+            model.wanted = True
+            await asyncio.wait({self._loader.begin(model)})
+        if not self.models:
             raise EngineError("no bundle can be served: " + "; ".join(str(broken.error) for broken in self.broken))
         await self.decoders.warm()
-        logger.info("ready in %.1f s: %s", time.monotonic() - began, ", ".join(self._models))
+        if self._settings.watch_s is not None:
+            self._watching = asyncio.create_task(self._watch.forever(self._settings.watch_s), name="watch")
+        titles = ", ".join(model.title for model in self.known if model.servable)
+        logger.info("ready in %.1f s: %s", time.monotonic() - began, titles)
 
     def stop(self) -> None:
         """Give up what is being loaded, as soon as it can be; `close` follows."""
-        self._stopping.set()
+        self._opener.stop()
 
     async def close(self) -> None:
         """Close the engines, each on its device thread, then the threads and the decoders, whatever one of them says."""
         self.stop()
-        for device, batcher in self._devices.items():
-            if batcher.alive:
-                try:
-                    await batcher.call(partial(self._close_engines, device))
-                except MareyError as error:
-                    logger.warning("the engines of device %d were not closed: %s", device, error)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await self._loader.close()
+        await self._opener.close_all()
+        for batcher in self._devices.values():
             await asyncio.to_thread(batcher.close)
         await self.decoders.close()
 
     @property
     def alive(self) -> bool:
-        return bool(self._models) and self.decoders.alive and all(batcher.alive for batcher in self._devices.values())
+        """Whether requests can be answered: without decoders or a device thread, or once the watch has ended, they cannot all be."""
+        watched = self._watching is None or not self._watching.done()
+        return watched and self.decoders.alive and all(batcher.alive for batcher in self._devices.values())
+
+    @property
+    def building(self) -> str:
+        """What is being built, for those who ask whether the service is ready."""
+        return next((model.progress for model in self._served if model.loading and model.progress), "")
 
     @property
     def queued_rows(self) -> int:
@@ -107,91 +117,105 @@ class Registry:
 
     @property
     def models(self) -> tuple[Predictor, ...]:
-        return tuple(self._models.values())
+        """Those that are open."""
+        return tuple(model.held.predictor for model in self._served if model.held is not None)
+
+    @property
+    def known(self) -> tuple[Model, ...]:
+        """Every version that is known, loaded or not, in the order of the folders. To be read only."""
+        return tuple(self._served)
+
+    @property
+    def broken(self) -> tuple[Broken, ...]:
+        """What is not served as it lies on disk, and why."""
+        failed = (Broken(model.found.path, model.error) for model in self._served if model.error is not None)
+        return *failed, *self._watch.broken
 
     @asynccontextmanager
-    async def lease(self, name: str | None, *, task: Task | None = None) -> AsyncIterator[Predictor]:
-        """As `get`, for the time of one request: what is leased stays open. Raises UnknownModel."""
-        yield self.get(name, task=task)
+    async def lease(
+        self, name: str | None, *, task: Task | None = None, deadline: float | None = None
+    ) -> AsyncIterator[Predictor]:
+        """The model for one request: it stays open during the block, whatever is unloaded meanwhile.
+
+        `name` is `NAME:VERSION`, or `NAME`: then the version is drawn by share, the newest where no shares were set; or None: the
+        first name that fits `task`. A model that gave way to others is loaded first, for which the request waits until
+        `deadline` (monotonic seconds). Raises UnknownModel, NotReady or DeadlineExceeded.
+        """
+        model = self._served.pick(name, task=task)
+        held = await self._loader.present(model, deadline=deadline)
+        try:
+            with held.leased() as predictor:
+                model.ask()
+                yield predictor
+        finally:
+            self._loader.left()
 
     def get(self, name: str | None, *, task: Task | None = None) -> Predictor:
-        """The model called `NAME` or `NAME:VERSION`; without a name the first that fits `task`. Raises UnknownModel."""
-        fitting = [model for model in self.models if task is None or task in model.manifest.tasks]
-        if name is None:
-            if fitting:
-                return fitting[0]
-            raise UnknownModel(f"no model here classifies {task}s; those served are {self._names(self.models)}")
-        wanted, _, version = name.partition(":")
-        for model in fitting:
-            if model.manifest.name == wanted and version in ("", model.manifest.version):
-                return model
-        if any(model.manifest.name == wanted for model in self.models) and not version:
-            raise UnknownModel(
-                f"model {name!r} does not classify {task}s; those that do are {self._names(tuple(fitting))}"
-            )
-        raise UnknownModel(f"there is no model {name[:130]!r}; those served are {self._names(self.models)}")
+        """As `lease`, to look at and not to use: it may be closed at any time. Raises NotReady for one that rests, too."""
+        model = self._served.pick(name, task=task)
+        if model.held is None:
+            raise NotReady(f"model {model.title} is not open: {model.reason}", retry_after_s=1)
+        return model.held.predictor
 
-    async def _open(self, path: Path) -> Predictor:
-        bundle = await asyncio.to_thread(open_bundle, path)
-        if bundle.manifest.name in self._models:
-            raise BundleError(f"a bundle named {bundle.manifest.name!r} is already served; rename one of the two")
-        replicas: list[Replica] = []
-        for device, batcher in self._devices.items():  # one after the other: the second finds the engine in the cache
+    def named(self, name: str) -> list[Model]:
+        """The versions that `NAME` or `NAME:VERSION` means, newest first, loaded or not. Raises UnknownModel."""
+        return self._served.named(name)
+
+    def shares(self, name: str) -> dict[str, float]:
+        """Of the requests for `name` without a version, by version; nothing where none can be served. Raises UnknownModel."""
+        return dict(self._served.shares(name))
+
+    def default(self, name: str) -> str | None:
+        """The version with the largest share. Raises UnknownModel."""
+        return self._served.default(name)
+
+    def weigh(self, name: str, weights: Weights) -> None:
+        """Share out the requests for `name`; no weights: the newest has all. Raises UnknownModel or InvalidParameter."""
+        self._served.weigh(name, weights)
+        logger.info("shares of %s are now %s", name, self.shares(name))
+
+    async def index(self) -> list[Listed]:
+        """All that lies in the folders now, loaded or not, and all that is served."""
+        await self._watch.look()
+        listed = [Listed(*model.key, model.state, model.reason) for model in self._served]
+        return listed + [Listed(each.path.name, "", "UNAVAILABLE", str(each.error)) for each in self._watch.broken]
+
+    async def load(self, name: str) -> None:
+        """Load every version of `NAME`, or `NAME:VERSION`, from disk; one that is served is replaced once the new one is warm.
+
+        Raises UnknownModel, or what was wrong with the first that failed: what was served before still is.
+        """
+        await self._watch.look()
+        try:
+            models = self.named(name)
+        except UnknownModel as error:
+            reasons = "".join(f"; {broken.error}" for broken in self._watch.broken)
+            raise UnknownModel(f"{error}{reasons}") from None
+        errors = [await self._loaded(model) for model in reversed(models)]
+        if failed := next((error for error in errors if error is not None), None):
+            raise failed
+
+    async def unload(self, name: str) -> None:
+        """No request gets it from now on; it is closed after its last lease. Raises UnknownModel."""
+        for model in self.named(name):
+            self._loader.unload(model)
+            logger.info("model %s is unloaded, as it was asked for", model.title)
+
+    async def _loaded(self, model: Model) -> MareyError | None:
+        """Load `model` as it lies on disk now; what is wrong with it, if anything."""
+        model.wanted = True
+        while True:
+            task = self._loader.begin(model)
+            await asyncio.wait({task})
+            if task.cancelled() or model.tried == model.found.stamp:
+                break  # else it was begun before, from other files
+        error = None if task.cancelled() else task.exception()
+        assert error is None or isinstance(error, MareyError)
+        return error
+
+    def _weigh_as_set(self) -> None:
+        for name, weights in parse(self._settings.weights).items():
             try:
-                opened = await batcher.call(partial(self._open_engine, bundle, device))
-            except Exception:
-                for replica in replicas:
-                    await replica.batcher.call(partial(self._discard, replica.engine))
-                raise
-            replicas.append(Replica(opened.engine, batcher, opened.golden_difference))
-        return Predictor(bundle, replicas=tuple(replicas), decoders=self.decoders)
-
-    def _open_engine(self, bundle: Bundle, device: int) -> Opened:
-        settings = self._settings
-        place = Place(
-            threads=settings.threads,
-            device=device,
-            engine_cache=settings.engine_cache,
-            progress=partial(self._note, bundle.manifest.name),
-            cancelled=self._stopping.is_set,
-        )
-        # Whoever names GPUs does not want to be served by the CPU.
-        name = "tensorrt" if settings.devices and settings.engine == "auto" else settings.engine
-        opened = open_engine(bundle, name=name, precision=settings.precision, place=place)
-        self.building = ""
-        # Kept here, and not with whoever waits for it: that may be cancelled, and then nobody would close the engine.
-        self._engines.append((device, opened.engine))
-        try:
-            self._refuse_if_stopping()
-            warm(opened.engine, bundle, buckets=buckets_up_to(opened.engine.info.max_batch))
-        except BaseException:
-            self._discard(opened.engine)
-            raise
-        return opened
-
-    def _refuse_if_stopping(self) -> None:
-        if self._stopping.is_set():
-            raise BuildCancelled("the engine was given up, because the service is stopping")
-
-    def _discard(self, engine: Engine) -> None:
-        """On the engine's device thread."""
-        self._engines = [each for each in self._engines if each[1] is not engine]
-        try:
-            engine.close()
-        except MareyError as error:
-            logger.warning("%s on %s did not close: %s", engine.info.name, engine.info.device, error)
-
-    def _close_engines(self, device: int) -> None:
-        """On the device's own thread."""
-        for engine in [engine for where, engine in self._engines if where == device]:
-            self._discard(engine)
-
-    def _note(self, name: str, phase: str, part: float) -> None:
-        self.building = f"the TensorRT engine of {name} is being built ({phase}, {part:.0%})"
-
-    def _add(self, model: Predictor) -> None:
-        self._models[model.manifest.name] = model
-
-    @staticmethod
-    def _names(models: tuple[Predictor, ...]) -> str:
-        return ", ".join(f"{model.manifest.name}:{model.manifest.version}" for model in models) or "none"
+                self._served.weigh(name, weights)
+            except (UnknownModel, InvalidParameter) as error:
+                raise InvalidParameter(f"MAREY_WEIGHTS: {error}") from None
