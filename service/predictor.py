@@ -6,7 +6,7 @@ An image is a clip of one frame: there is no second path.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,17 +73,50 @@ class Predictor:
         replica = min(self.replicas, key=lambda each: each.batcher.pending_rows)
         return replica.asked(deadline=deadline, priority=priority)
 
-    async def image(self, source: bytes | Path, *, deadline: float, priority: Priority = "interactive") -> Answer:
-        """Classify an encoded image. `deadline`: monotonic seconds. Raises RequestError, ServiceError or EngineError."""
+    def device_s(self, frames: int) -> float:
+        """What a clip of `frames` will take of the device, by what others took; 0 where there were none yet."""
+        return min(replica.seconds(frames) for replica in self.replicas)
+
+    async def image(
+        self,
+        source: bytes | Path,
+        *,
+        deadline: float,
+        priority: Priority = "interactive",
+        arrived: Callable[[Decoded], None] = lambda _decoded: None,
+    ) -> Answer:
+        """Classify an encoded image. `deadline`: monotonic seconds. Raises RequestError, ServiceError or EngineError.
+
+        `arrived` is told once it is decoded, and may raise.
+        """
         decoding = self._decoders.image(source, spec=self.manifest.input, priority=priority)
-        return await self._classify(decoding, deadline=deadline, priority=priority)
+        return await self._classify(decoding, deadline=deadline, priority=priority, arrived=arrived)
 
     async def video(
-        self, source: bytes | Path, *, plan: Sampling | Windows, deadline: float, priority: Priority = "interactive"
+        self,
+        source: bytes | Path,
+        *,
+        plan: Sampling | Windows,
+        deadline: float,
+        priority: Priority = "interactive",
+        arrived: Callable[[Decoded], None] = lambda _decoded: None,
     ) -> Answer:
-        """Classify an encoded video by the frames that `plan` picks; see `plan` for what a client may ask."""
+        """Classify an encoded video by the frames that `plan` picks, as `image`; see `plan` for what a client may ask."""
         decoding = self._decoders.video(source, spec=self.manifest.input, plan=plan, priority=priority)
-        return await self._classify(decoding, deadline=deadline, priority=priority)
+        return await self._classify(decoding, deadline=deadline, priority=priority, arrived=arrived)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Of one decoded frame."""
+        spec = self.manifest.input
+        return spec.height * spec.width * spec.channels
+
+    def frames(self, plan: Sampling | Windows | None) -> int:
+        """How many frames a clip of `plan` has, or an image, of None: the most of one, and of windows those of the first."""
+        fixed = self.manifest.network.static_frames
+        if fixed or plan is None:
+            return fixed or 1
+        return plan.max_frames if isinstance(plan, Sampling) and plan.fps else plan.frames
 
     def plan(self, *, frames: int | None, window_s: float | None, stride_s: float | None) -> Sampling | Windows:
         """The manifest's sampling with what the client changed of it; raises InvalidParameter with the limit."""
@@ -104,9 +137,17 @@ class Predictor:
             return sampling.model_copy(update={"strategy": "uniform", "fps": None, "frames": frames})
         return Windows(window_s=window_s, stride_s=stride_s or window_s, frames=frames or fixed or sampling.frames)
 
-    async def _classify(self, decoding: Awaitable[Decoded], *, deadline: float, priority: Priority) -> Answer:
+    async def _classify(
+        self,
+        decoding: Awaitable[Decoded],
+        *,
+        deadline: float,
+        priority: Priority,
+        arrived: Callable[[Decoded], None],
+    ) -> Answer:
         began = time.monotonic()
         decoded = await decoding
+        arrived(decoded)
         waited = time.monotonic() - began
         clip = decoded.clip if decoded.clip.windows else self._lengthened(decoded.clip)
         asked = self.asked(deadline=deadline, priority=priority)

@@ -25,6 +25,11 @@ class Replica:
     batcher: Batcher
     golden_difference: float
 
+    def seconds(self, frames: int) -> float:
+        """What a clip of `frames` takes of the device in all its networks, by what was measured of them."""
+        engine = self.engine
+        return sum(self.batcher.seconds((id(engine), stage), frames) for stage in engine.info.stages)
+
     def asked(self, *, deadline: float, priority: Priority) -> Asked:
         """For one request; `deadline` in monotonic seconds."""
         return Asked(self, deadline, priority)
