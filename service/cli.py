@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import shlex
 import shutil
 import sys
@@ -16,7 +15,7 @@ from typing import Any, ParamSpec
 import click
 from pydantic import BaseModel, ValidationError
 
-from service import __version__
+from service import __version__, logs
 from service.bundle.describe import describe
 from service.bundle.store import open_bundle
 from service.engine.buckets import BUCKETS
@@ -50,7 +49,7 @@ def _settings(**flags: Any) -> Settings:
         name = str(fault["loc"][0])
         where = f"--{name}" if name in flags else f"MAREY_{name.upper()}"
         raise click.UsageError(f"{where} = {fault.get('input')!r}: {fault['msg']}") from None
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(level=settings.log_level, form=settings.log_format)
     return settings
 
 

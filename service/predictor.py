@@ -22,6 +22,7 @@ from service.media.sample import uniform
 from service.media.workers import DecodePool
 from service.priority import Priority
 from service.replica import Asked, Replica
+from service.traces import stage
 
 # Of all windows of one video together: a head reads so many features, a clip network computes so many frames.
 _MAX_WINDOW_FRAMES = 16_384
@@ -149,6 +150,7 @@ class Predictor:
         decoded = await decoding
         arrived(decoded)
         waited = time.monotonic() - began
+        _note(decoded, began, began + waited)
         clip = decoded.clip if decoded.clip.windows else self._lengthened(decoded.clip)
         asked = self.asked(deadline=deadline, priority=priority)
         source, encoded = await asked.encode(clip.frames)
@@ -212,3 +214,11 @@ class Predictor:
         what = "the image is" if isinstance(clip.source, ImageInfo) else f"the video's {frames}"
         warning = f"the model takes {fixed} frames and no other number: {what} repeated"
         return replace(clip, warnings=(*clip.warnings, warning))
+
+
+def _note(decoded: Decoded, began: float, ended: float) -> None:
+    """For the trace: how long the file waited for a decoder, and what that did with it."""
+    at = ended - (decoded.decode_ms + decoded.preprocess_ms) / 1000
+    stage("queue", began, max(began, at), waits_for="decoder")
+    stage("decode", max(began, at), at + decoded.decode_ms / 1000, frames=len(decoded.clip.frames))
+    stage("preprocess", at + decoded.decode_ms / 1000, ended)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service import traces
 from service.batcher import Batcher
 from service.bundle.manifest import Stage
 from service.engine.base import Engine
@@ -83,7 +85,12 @@ class Asked:
     async def run(self, stage: Stage, rows: NDArray[np.generic] | Gathered) -> Rows:
         """One network alone, over rows of what it reads: frames `[N, H, W, C]`, features `[B, T, D]`, or clips `[B, T, H, W, C]`."""
         batcher, engine = self.replica.batcher, self.replica.engine
-        return await batcher.run(engine, stage, rows, deadline=self.deadline, priority=self.priority)
+        began = time.monotonic()
+        ran = await batcher.run(engine, stage, rows, deadline=self.deadline, priority=self.priority)
+        traces.stage("queue", began, began + ran.queue_s, waits_for="device")
+        name = "head" if stage == "head" else "encode"
+        traces.stage(name, began + ran.queue_s, time.monotonic(), batch_size=ran.batch_size, rows=len(rows))
+        return ran
 
     @property
     def _last(self) -> Stage:

@@ -7,13 +7,13 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-import click
 import uvicorn
 
 from service.api.app import create_app
 from service.api.session import max_frame_bytes
 from service.api.state import State
 from service.errors import DeviceLost
+from service.logs import tell
 from service.predictor import Predictor
 from service.settings import Settings
 
@@ -44,7 +44,8 @@ class Server(uvicorn.Server):
         for server in getattr(self, "servers", ()):
             for listener in server.sockets:
                 host, port = listener.getsockname()[:2]
-                click.echo(f"marey listens on http://{f'[{host}]' if ':' in host else host}:{port} (try /docs)")
+                where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+                tell(f"marey listens on {where} (try /docs)", form=self.state.settings.log_format)
 
 
 def run(settings: Settings) -> int:
@@ -52,14 +53,15 @@ def run(settings: Settings) -> int:
 
     def loaded(state: State) -> None:
         if state.failure is None:
-            click.echo(f"marey is ready: {', '.join(_running(model) for model in state.registry.models)}")
+            running = ", ".join(_running(model) for model in state.registry.models)
+            tell(f"marey is ready: {running}", form=settings.log_format)
         else:
-            click.echo(f"error: {state.failure}", err=True)
+            tell(str(state.failure), form=settings.log_format, error=True)
             server.should_exit = True
 
     def lost(error: DeviceLost) -> None:
         server.state.failure = error
-        click.echo(f"error: {error}", err=True)
+        tell(str(error), form=settings.log_format, error=True)
         server.should_exit = True  # containers are restarted when they end, and not because a probe fails
 
     app = create_app(settings, on_loaded=loaded, on_lost=lost)
@@ -78,6 +80,7 @@ def run(settings: Settings) -> int:
         log_level=settings.log_level,
         access_log=False,  # ours has the request's id
         server_header=False,
+        proxy_headers=False,  # whoever is near could say to come from anywhere
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
     server = Server(config)

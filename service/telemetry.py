@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service.nvml import THROTTLE_REASONS, Gpu, Reading
@@ -23,6 +24,20 @@ _GPU_GAUGES: tuple[tuple[str, str, Callable[[Gpu], float | None]], ...] = (
     ("marey_gpu_temperature_celsius", "Temperature of the chip.", lambda gpu: gpu.temperature_c),
     ("marey_gpu_sm_clock_hertz", "Clock of the multiprocessors.", lambda gpu: gpu.sm_clock_hz),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReading:
+    """One version that is served."""
+
+    model: str
+    version: str
+    engine: str
+    precision: str
+    share: float
+    memory_bytes: int
+    leases: int
+    requests: int
 
 
 class Telemetry:
@@ -57,12 +72,10 @@ class Telemetry:
         self._device_seconds = Counter(
             "marey_device_seconds", "Time the device was busy.", ("stage",), registry=self._registry
         )
-        self._models = Gauge(
-            "marey_model_info",
-            "1 for each model served.",
-            ("model", "version", "engine", "precision"),
-            registry=self._registry,
+        self._refusals = Counter(
+            "marey_refusals", "Requests refused with 429 overloaded.", ("reason",), registry=self._registry
         )
+        self._staged: set[tuple[str, str]] = set()  # labels of _stage_seconds
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Export `value()` as the gauge `name`, read at each scrape."""
@@ -70,19 +83,31 @@ class Telemetry:
         assert isinstance(gauge, Gauge)
         gauge.set_function(value)
 
+    def watch_each(self, name: str, text: str, label: str, values: Mapping[str, Callable[[], float]]) -> None:
+        """As `watch`, a value for each key of `values`, which is its `label`."""
+        gauge = Gauge(name, text, (label,), registry=self._registry)
+        for key, value in values.items():
+            gauge.labels(key).set_function(value)
+
     def watch_gpus(self, read: Callable[[], Reading]) -> None:
         """Export what `read()` says of each GPU, read at each scrape; nothing where there is none."""
         self._registry.register(_Gpus(read))
 
-    def model(self, *, model: str, version: str, engine: str, precision: str) -> None:
-        self._models.labels(model, version, engine, precision).set(1)
+    def watch_models(self, read: Callable[[], Sequence[ModelReading]]) -> None:
+        """Export what `read()` says of each model, read at each scrape; what it leaves out leaves the exposition."""
+        self._registry.register(_Models(read, self._forget_but))
 
-    def request(self, *, route: str, status: int, code: str, seconds: float) -> None:
+    def request(self, *, route: str, status: int, code: str, seconds: float | None) -> None:
         self._requests.labels(route, str(status), code).inc()
-        self._request_seconds.labels(route).observe(seconds)
+        if seconds is not None:
+            self._request_seconds.labels(route).observe(seconds)
+
+    def refused(self, reason: str) -> None:
+        self._refusals.labels(reason).inc()
 
     def stages(self, model: str, timings_ms: Mapping[str, float]) -> None:
         for stage, milliseconds in timings_ms.items():
+            self._staged.add((model, stage))
             self._stage_seconds.labels(model, stage).observe(milliseconds / 1000)
 
     def batch(self, stage: str, rows: int, seconds: float) -> None:
@@ -92,6 +117,43 @@ class Telemetry:
     def render(self) -> bytes:
         """The exposition, with whatever is read at each scrape: it may take milliseconds, so keep it off the event loop."""
         return generate_latest(self._registry)
+
+
+    def _forget_but(self, models: set[str]) -> None:
+        """Of a model that is gone, the histograms would be exported for ever."""
+        for labels in [each for each in tuple(self._staged) if each[0] not in models]:
+            self._staged.discard(labels)
+            self._stage_seconds.remove(*labels)
+
+
+class _Models(Collector):
+    """A collector, as for GPUs: a model that is unloaded must leave the exposition."""
+
+    def __init__(self, read: Callable[[], Sequence[ModelReading]], forget_but: Callable[[set[str]], None]) -> None:
+        self._read = read
+        self._forget_but = forget_but
+
+    def collect(self) -> Iterator[Metric]:
+        models = self._read()
+        self._forget_but({each.model for each in models})
+        of = ("model", "version")
+        info = GaugeMetricFamily("marey_model_info", "1 for each model served.", labels=(*of, "engine", "precision"))
+        share = GaugeMetricFamily("marey_model_share", "Of the requests that name the model and no version.", labels=of)
+        held = GaugeMetricFamily("marey_model_memory_bytes", "What it costs; 0 while it gave way to others.", labels=of)
+        leases = GaugeMetricFamily("marey_model_leases", "Requests, jobs and streams that use it.", labels=of)
+        requests = CounterMetricFamily("marey_model_requests", "Times that it was asked for.", labels=of)
+        for each in models:
+            labels = each.model, each.version
+            info.add_metric((*labels, each.engine, each.precision), 1)
+            share.add_metric(labels, each.share)
+            held.add_metric(labels, each.memory_bytes)
+            leases.add_metric(labels, each.leases)
+            requests.add_metric(labels, each.requests)
+        yield from (info, share, held, leases, requests)
+
+    def describe(self) -> Iterator[Metric]:
+        """No name is taken in advance: there are no models yet."""
+        return iter(())
 
 
 class _Gpus(Collector):

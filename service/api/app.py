@@ -8,10 +8,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from service import __version__
-from service.api import classify, problems, routes, stream
+from service.api import classify, models, problems, repository, routes, stream
+from service.api.door import Door
 from service.api.guard import Guard
+from service.api.headers import CORS, SecurityHeaders
 from service.api.observe import Observe
 from service.api.state import State
 from service.api.v2 import infer
@@ -21,6 +24,7 @@ from service.errors import DeviceLost, MareyError
 from service.keys import Keys
 from service.rates import Rates
 from service.settings import Settings
+from service.traces import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +38,10 @@ def create_app(
     """Models are loaded after the server has begun to listen, so that it can say that it is loading.
 
     `on_loaded` is called once that has ended, well or not; see `State.failure`. `on_lost`: see `State`.
-    Raises KeysError where there is a file of API keys and it cannot be used.
+    Raises KeysError where there is a file of API keys and it cannot be used, ServiceError where traces are asked for without the extra.
     """
     keys = Keys(settings.keys) if settings.keys is not None else None
+    traces = Traces() if settings.traces else None
     state = State(settings, on_lost=on_lost)
 
     @asynccontextmanager
@@ -51,6 +56,8 @@ def create_app(
             await asyncio.gather(loading, return_exceptions=True)
             await state.registry.close()
             await asyncio.to_thread(state.nvml.close)
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
             await asyncio.to_thread(state.spool.close)
 
     app = FastAPI(
@@ -62,15 +69,19 @@ def create_app(
     app.state.marey = state
     app.state.statistics = Statistics()
 
+    routers = (classify.router, routes.router, stream.router, infer.router, v2.router, models.router, repository.router)
+    for router in routers:
+        app.include_router(router)
+    paths = {str(getattr(route, "path", "")) for router in routers for route in router.routes}
     # From the innermost outwards: each sees what those below it let through.
+    app.add_middleware(Door, admission=state.admission)
     app.add_middleware(Guard, keys=keys, rates=Rates(settings.rate_limit), origins=settings.cors_origins)
-    app.add_middleware(Observe, observer=state.telemetry.request)
+    app.add_middleware(problems.Unexpected)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
+    app.add_middleware(SecurityHeaders, shared=bool(settings.cors_origins))
+    app.add_middleware(Observe, observer=state.telemetry.request, paths=paths, traces=traces)
     problems.install(app)
-    app.include_router(classify.router)
-    app.include_router(routes.router)
-    app.include_router(stream.router)
-    app.include_router(infer.router)
-    app.include_router(v2.router)
     return app
 
 
@@ -83,13 +94,6 @@ async def _load(state: State, on_loaded: Callable[[State], None] | None) -> None
         if state.failure is not error:
             logger.exception("the models could not be loaded")
         state.phase = "failed"
-    for model in state.registry.models:
-        state.telemetry.model(
-            model=model.manifest.name,
-            version=model.manifest.version,
-            engine=model.info.name,
-            precision=model.info.precision,
-        )
     if state.phase == "loading":
         state.phase = "ready"
     state.loaded.set()

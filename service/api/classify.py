@@ -27,6 +27,7 @@ from service.media.frames import Decoded
 from service.predictor import Answer, Predictor
 from service.priority import Priority
 from service.spool import IN_MEMORY
+from service.traces import stage
 
 router = APIRouter(prefix="/classify", tags=["classify"])
 
@@ -203,6 +204,7 @@ async def _answer(
             upload = await read_file(request, spool=state.spool, max_bytes=state.settings.max_upload_bytes)
             with upload:
                 read_ms = (time.monotonic() - place.began) * 1000
+                stage("read", place.began, place.began + read_ms / 1000, bytes=upload.size)
                 ticket.hold(expected)
                 ticket.queue(frames, seconds=model.device_s(frames))
                 async with Presence(request.receive):
@@ -213,7 +215,19 @@ async def _answer(
         raise place.too_late()
     timings = {"read": read_ms, **answer.timings_ms, "total": (time.monotonic() - place.began) * 1000}
     state.telemetry.stages(model.manifest.name, timings)
+    request.state.timings, request.state.answered_by = timings, _answered_by(model, answer)
     return answer, timings
+
+
+def _answered_by(model: Predictor, answer: Answer) -> dict[str, str | int]:
+    """For the log and the trace."""
+    return {
+        "model": model.manifest.name,
+        "version": model.manifest.version,
+        "engine": answer.engine.name,
+        "precision": answer.engine.precision,
+        "batch_size": answer.batch_size,
+    }
 
 
 def _held(request: Request) -> int:

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import EngineError, InvalidParameter, MareyError, MissingKey
 
@@ -25,11 +26,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(MareyError, _marey)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _validation)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 def problem(
-    request: HTTPConnection, *, status: int, code: str, title: str, detail: str, headers: Mapping[str, str] | None = None
+    request: HTTPConnection,
+    *,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     return JSONResponse(
         document(request, status=status, code=code, title=title, detail=detail),
@@ -97,7 +103,33 @@ async def _validation(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    logger.error("request %s failed unexpectedly", request.state.request_id, exc_info=error)
-    detail = "an error in the service, not in the request; its log has the details under this request_id"
-    return problem(request, status=500, code=MareyError.code, title=MareyError.title, detail=detail)
+class Unexpected:
+    """ASGI middleware: what nobody foresaw is a problem of status 500, and its trace is in the log.
+
+    FastAPI's own handler for it stands outside all middleware, so that its answer would have neither id nor headers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except Exception:
+            if started:  # the server closes the connection: that is all that can still be said
+                raise
+            request = Request(scope)
+            logger.exception("request %s failed unexpectedly", request.state.request_id)
+            detail = "an error in the service, not in the request; its log has the details under this request_id"
+            answer = problem(request, status=500, code=MareyError.code, title=MareyError.title, detail=detail)
+            await answer(scope, receive, send)
