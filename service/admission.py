@@ -30,7 +30,7 @@ _RECENT = 0.1
 class Admission:
     """The limits of one service, and what is taken of them. Belongs to the event loop.
 
-    `device` and `decoders` tell the line before a request of a priority; `ready` raises while nobody is taken in; `refused`
+    `device` and `decoders` tell the line before a request of a priority, `device` that of the least busy of `devices`; `ready` raises while nobody is taken in; `refused`
     is told the reason of each refusal.
     """
 
@@ -43,6 +43,7 @@ class Admission:
         max_wait_s: float,
         device: Callable[[Priority], Line],
         decoders: Callable[[Priority], Line],
+        devices: int = 1,
         ready: Callable[[], None] = lambda: None,
         refused: Callable[[Reason], None] = lambda _reason: None,
     ) -> None:
@@ -52,6 +53,7 @@ class Admission:
         self._max_wait_s = max_wait_s
         self._device = device
         self._decoders = decoders
+        self._devices = devices
         self._ready = ready
         self._refused = refused
         # In whole microseconds: sums of floats would not come back to nothing.
@@ -104,7 +106,7 @@ class Admission:
         device = self._device(priority)
         decoders = self._decoders(priority) if decodes else Line()
         reserved_us = sum(self._reserved_us.values()) if priority == "bulk" else self._reserved_us["interactive"]
-        waiting_s = device.waiting_s + decoders.waiting_s + reserved_us / 1e6
+        waiting_s = device.waiting_s + decoders.waiting_s + reserved_us / 1e6 / self._devices
         return waiting_s + device.running_s + decoders.running_s if waiting_s > 0 else 0.0
 
     def add(self, *, priority: Priority, rows: int, held: int, microseconds: int) -> None:

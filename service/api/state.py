@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal, cast
 
 from fastapi import Depends
@@ -13,10 +14,11 @@ from service.admission import Admission
 from service.errors import DeviceLost, Draining, MareyError, NotReady
 from service.nvml import Nvml
 from service.pace import Line
+from service.priority import PRIORITIES
 from service.registry import Registry
 from service.settings import Settings
 from service.spool import Spool
-from service.telemetry import Telemetry
+from service.telemetry import ModelReading, Telemetry
 
 Phase = Literal["loading", "ready", "failed", "draining"]
 
@@ -39,18 +41,35 @@ class State:
             max_rows=settings.max_queued_rows,
             max_bytes=settings.max_queued_bytes,
             max_wait_s=settings.queue_ms / 1000,
-            device=lambda _priority: Line(),
+            device=self.registry.line,
+            devices=len(settings.devices) or 1,
             decoders=lambda _priority: Line(),
             ready=self.refuse_unless_ready,
+            refused=self.telemetry.refused,
         )
         self.streams = 0
         self.nvml = Nvml()
         self.spool = Spool(settings.spool, max_bytes=settings.max_spool_bytes)
         self.telemetry.watch_gpus(self.nvml.read)
+        self.telemetry.watch_models(self._models)
+        self.telemetry.watch("marey_models_broken", "Bundles not served as they lie on disk.", self._broken)
         self.telemetry.watch(
             "marey_queue_rows", "Frames and clips waiting for the device.", lambda: self.registry.queued_rows
         )
         self.telemetry.watch("marey_requests_active", "Classifications in progress.", lambda: self.admission.requests)
+        self.telemetry.watch("marey_held_bytes", "Uploads and frames held in memory.", lambda: self.admission.bytes)
+        self.telemetry.watch_each(
+            "marey_queue_entries",
+            "Batches, or parts of them, waiting for the device.",
+            "priority",
+            {priority: partial(self.registry.waiting, priority) for priority in PRIORITIES},
+        )
+        self.telemetry.watch_each(
+            "marey_queue_wait_seconds",
+            "How long a request that came now would wait, for the decoders and the device.",
+            "priority",
+            {priority: partial(self.admission.wait_s, priority) for priority in PRIORITIES},
+        )
         self.telemetry.watch("marey_streams_active", "Live streams that are open.", lambda: self.streams)
         self.telemetry.watch("marey_ready", "1 while requests are taken.", lambda: float(self.ready))
 
@@ -70,6 +89,28 @@ class State:
             raise NotReady(f"{what}{self.failure}", retry_after_s=30)
         if not self.registry.alive:
             raise NotReady("the device thread or the decoders have ended; restart the service", retry_after_s=30)
+
+
+    def _models(self) -> list[ModelReading]:
+        """For a scrape, on a thread of its own: only what is read in one step."""
+        return [
+            ModelReading(
+                model=name,
+                version=version,
+                engine=model.info.name if model.info else "",
+                precision=model.info.precision if model.info else "",
+                share=self.registry.shares(name).get(version, 0.0),
+                memory_bytes=held.nbytes if (held := model.held) is not None else 0,
+                leases=held.leases if held is not None else 0,
+                requests=model.requests,
+            )
+            for model in self.registry.known
+            if model.servable
+            for name, version in (model.key,)
+        ]
+
+    def _broken(self) -> float:
+        return len(self.registry.broken)
 
 
 def state_of(connection: HTTPConnection) -> State:

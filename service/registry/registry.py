@@ -14,7 +14,9 @@ from service.bundle.manifest import Task
 from service.errors import DeviceLost, EngineError, InvalidParameter, MareyError, NotReady, UnknownModel
 from service.media.limits import Limits
 from service.media.workers import DecodePool
+from service.pace import Line
 from service.predictor import Predictor
+from service.priority import Priority
 from service.registry.catalogue import Broken
 from service.registry.loading import Loader
 from service.registry.model import Model, State
@@ -114,6 +116,15 @@ class Registry:
     @property
     def queued_rows(self) -> int:
         return sum(batcher.queued_rows for batcher in self._devices.values())
+
+    def line(self, priority: Priority) -> Line:
+        """What a request of this priority finds before it, on the device with the least to do."""
+        lines = (batcher.line(priority) for batcher in self._devices.values())
+        return min(lines, key=lambda line: line.waiting_s + line.running_s)
+
+    def waiting(self, priority: Priority) -> int:
+        """Batches, or parts of them, of this priority in the queues."""
+        return sum(batcher.waiting(priority) for batcher in self._devices.values())
 
     @property
     def models(self) -> tuple[Predictor, ...]:
