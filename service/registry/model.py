@@ -8,6 +8,7 @@ import time
 from typing import Literal
 
 from service.bundle.manifest import Manifest
+from service.engine.base import EngineInfo
 from service.errors import MareyError
 from service.registry.catalogue import Found, Key
 from service.registry.leases import Held
@@ -40,6 +41,7 @@ class Model:
         self.waiting = 0  # requests that wait for it to be opened
         self.requests = 0
         self.used_at: float | None = None  # Unix time of the last request
+        self._ran_on: tuple[EngineInfo, ...] = ()
         self.rank = 0  # of the last use among all models: the smallest was used least recently
 
     @property
@@ -54,6 +56,15 @@ class Model:
     def manifest(self) -> Manifest:
         """Of what is served; else of what lies on disk."""
         return self.held.predictor.manifest if self.held is not None else self.found.manifest
+
+    @property
+    def info(self) -> EngineInfo | None:
+        """What it runs on, or ran on when it was last open."""
+        return self._ran_on[0] if self._ran_on else None
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return tuple(info.device for info in self._ran_on)
 
     @property
     def resting(self) -> bool:
@@ -90,6 +101,7 @@ class Model:
         same = self.nbytes is not None and self.measured == held.stamp
         self.nbytes = held.nbytes = min(held.nbytes, self.nbytes) if same and self.nbytes else held.nbytes
         self.measured, self.error = held.stamp, None
+        self._ran_on = tuple(replica.engine.info for replica in held.predictor.replicas)
         former, self.held = self.held, held
         self.use()
         return former
