@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from service.api.presence import Presence
 from service.api.schemas import ImageClassified, Problem, Segment, VideoClassified, image_answer, video_answer
 from service.api.state import State, state_of
 from service.api.uploads import read_file
-from service.bundle.manifest import Sampling
+from service.bundle.manifest import Sampling, Task
 from service.errors import DeadlineExceeded
 from service.media.frames import Decoded
 from service.predictor import Answer, Predictor
@@ -98,7 +98,7 @@ class Looks:
 @router.post("/image", openapi_extra=_FORM, responses=_PROBLEMS, response_model_exclude_none=True)
 async def image(request: Request, wishes: Annotated[Wishes, Depends(_in_the_loop(Wishes))]) -> ImageClassified:
     """Classify one image: JPEG, PNG, WebP, BMP or TIFF, by its content."""
-    async with _admitted(request, wishes) as place, place.state.registry.lease(wishes.model, task="image") as model:
+    async with _admitted(request, wishes) as place, place.leased(wishes.model, task="image") as model:
         answer, timings = await _answer(
             request, place, model, partial(model.image, priority=wishes.priority), frames=model.frames(None)
         )
@@ -122,7 +122,7 @@ async def video(
 
     With Accept: text/vtt or text/csv it is a file for a player or a spreadsheet, of the segments, or of the video as one.
     """
-    async with _admitted(request, wishes) as place, place.state.registry.lease(wishes.model, task="video") as model:
+    async with _admitted(request, wishes) as place, place.leased(wishes.model, task="video") as model:
         plan = model.plan(frames=looks.frames, window_s=looks.window_s, stride_s=looks.stride_s)
         answer, timings = await _answer(
             request, place, model, partial(model.video, plan=plan, priority=wishes.priority), frames=model.frames(plan)
@@ -170,6 +170,9 @@ class _Place:
     @property
     def deadline(self) -> float:
         return self.began + self.limit_ms / 1000
+
+    def leased(self, model: str | None, *, task: Task) -> AbstractAsyncContextManager[Predictor]:
+        return self.state.registry.lease(model, task=task, deadline=self.deadline)
 
     def too_late(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"no answer within timeout_ms = {self.limit_ms}; raise it, or send a smaller file")
