@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 from collections.abc import Iterator
 from types import FrameType
@@ -16,6 +17,13 @@ from service.errors import DeviceLost
 from service.logs import tell
 from service.predictor import Predictor
 from service.settings import Settings
+
+
+class _Refusals(logging.Filter):
+    """uvicorn 0.54 takes a WebSocket that is refused in HTTP for one that was forgotten."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.msg != "ASGI callable returned without completing handshake."
 
 
 class Server(uvicorn.Server):
@@ -83,6 +91,7 @@ def run(settings: Settings) -> int:
         proxy_headers=False,  # whoever is near could say to come from anywhere
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
+    logging.getLogger("uvicorn.error").addFilter(_Refusals())
     server = Server(config)
     server.state = app.state.marey
     try:
