@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
+from service.api.presence import Presence
 from service.api.state import state_of
 from service.api.v2.answer import SMALL, Written, compressed, numbers_in, write
 from service.api.v2.body import read_body
 from service.api.v2.inference import Inference, read
-from service.api.v2.leased import leased
+from service.api.v2.named import leased
 from service.api.v2.network import Network, Ran
 from service.api.v2.schemas import BODY, PROBLEMS
 from service.api.v2.statistics import Statistics
@@ -27,17 +28,6 @@ router = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=PRO
 # More JSON than this is read in a thread, and a smaller answer is not worth compressing.
 _JSON_HERE = 2**16
 _WORTH_COMPRESSING = 2**10
-
-
-@dataclass(frozen=True, slots=True)
-class _Wishes:
-    """What is said beside the body, and so known before it is read."""
-
-    timeout_ms: Annotated[int | None, Query(ge=1, le=600_000, description="As parameters.timeout, in ms")] = None
-    priority: Annotated[Priority, Query(description="As parameters.priority")] = "interactive"
-    inference_header_content_length: Annotated[
-        str | None, Header(description="Bytes of JSON before the tensors; 0: the body is one tensor")
-    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,32 +49,47 @@ class _Watch:
 @router.post("/models/{name}/infer", openapi_extra=BODY, response_class=Response)
 @router.post("/models/{name}/versions/{version}/infer", openapi_extra=BODY, response_class=Response)
 async def infer(
-    request: Request, name: str, wishes: Annotated[_Wishes, Depends()], version: str | None = None
+    request: Request,
+    *,
+    name: str,
+    version: str | None = None,
+    timeout_ms: Annotated[int | None, Query(ge=1, le=600_000, description="As parameters.timeout, in ms")] = None,
+    x_timeout_ms: Annotated[
+        int | None, Header(ge=1, le=600_000, description="As timeout_ms, which goes before it")
+    ] = None,
+    priority: Annotated[Priority, Query(description="As parameters.priority: 1, or 2 for bulk")] = "interactive",
+    inference_header_content_length: Annotated[
+        str | None, Header(description="Bytes of JSON before the tensors; 0: the body is one tensor")
+    ] = None,
 ) -> Response:
     """Run NAME, NAME.encoder or NAME.head over one tensor; see GET /v2/models/NAME for what goes in and comes out."""
     state, watch = state_of(request), _Watch()
-    header_bytes = _length(wishes.inference_header_content_length)
-    limit_s = (wishes.timeout_ms or state.settings.timeout_ms) / 1000
-    with state.admission.enter(priority=wishes.priority, deadline_s=limit_s, decodes=False) as ticket:
-        async with leased(state, name, version) as network:
+    header_bytes = _length(inference_header_content_length)
+    limit_s = (timeout_ms or x_timeout_ms or state.settings.timeout_ms) / 1000
+    deadline = watch.began + limit_s
+    with state.admission.enter(priority=priority, deadline_s=limit_s, decodes=False) as ticket:
+        async with leased(state.registry, name, version, deadline=deadline) as (model, network):
             try:
                 async with asyncio.timeout(limit_s) as clock:
                     body = await read_body(request, max_bytes=state.settings.max_upload_bytes, hold=ticket.hold)
                     watch.note("read")
-                    inference = await _read(body, header_bytes, network, state.settings.max_queued_rows)
-                    watch.note("input")
-                    limit_s = inference.timeout_s or limit_s
-                    clock.reschedule(asyncio.get_running_loop().time() + limit_s - watch.passed_s)
-                    ticket.queue(inference.rows)
-                    asked = network.model.asked(
-                        deadline=watch.began + limit_s, priority=inference.priority or wishes.priority
-                    )
-                    ran = await network.run(asked, inference.tensor)
-                    watch.note("run")
-                    written, coding = await _write(
-                        network, asked.replica.engine.info, inference, ran, request.headers.get("accept-encoding", "")
-                    )
-                    watch.note("output")
+                    async with Presence(request.receive):
+                        inference = await _read(body, header_bytes, network, state.settings.max_queued_rows)
+                        watch.note("input")
+                        limit_s = inference.timeout_s or limit_s
+                        clock.reschedule(asyncio.get_running_loop().time() + limit_s - watch.passed_s)
+                        ticket.queue(inference.rows)
+                        asked = model.asked(deadline=watch.began + limit_s, priority=inference.priority or priority)
+                        ran = await network.run(asked, inference.tensor)
+                        watch.note("run")
+                        written, coding = await _write(
+                            network,
+                            asked.replica.engine.info,
+                            inference,
+                            ran,
+                            request.headers.get("accept-encoding", ""),
+                        )
+                        watch.note("output")
             except BaseException as error:
                 statistics_of(request).failed(network, seconds=watch.passed_s)
                 if isinstance(error, TimeoutError):
@@ -127,7 +132,7 @@ async def _write(
     """
     head = {
         "model_name": network.name,
-        "model_version": network.model.manifest.version,
+        "model_version": network.manifest.version,
         **({} if inference.id is None else {"id": inference.id}),
         "parameters": {
             "engine": info.name,
@@ -137,7 +142,7 @@ async def _write(
             "batch_size": ran.batch_size,
         },
     }
-    written = partial(write, ran.outputs, inference.outputs, head=head, labels=network.model.manifest.labels)
+    written = partial(write, ran.outputs, inference.outputs, head=head, labels=network.manifest.labels)
     small = numbers_in(ran.outputs, inference.outputs) <= SMALL
     answer = written() if small else await asyncio.to_thread(written)
     coding = accepted.strip().lower()
@@ -153,6 +158,4 @@ def _count(request: Request, network: Network, inference: Inference, ran: Ran, w
     )
     timings = {"read": seconds["read"], "queue": ran.queue_s, "total": seconds["total"]}
     timings |= {"encode": ran.run_s.get("encoder", ran.run_s.get("clip", 0.0)), "head": ran.run_s.get("head", 0.0)}
-    state_of(request).telemetry.stages(
-        network.model.manifest.name, {stage: value * 1000 for stage, value in timings.items()}
-    )
+    state_of(request).telemetry.stages(network.manifest.name, {stage: value * 1000 for stage, value in timings.items()})

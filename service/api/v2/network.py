@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.api.v2.tensors import Spec
-from service.bundle.manifest import Stage
+from service.bundle.manifest import Manifest, Stage
 from service.engine.base import Outputs
 from service.errors import InvalidParameter, UnknownModel
-from service.predictor import Predictor
 from service.replica import Asked
 
 Part = Literal["encoder", "head"]
@@ -44,39 +43,43 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """One input, several outputs, over what some stages of `model` run."""
+    """One input and several outputs, of some stages of a bundle."""
 
-    model: Predictor
+    manifest: Manifest
     part: Part | None
 
     @classmethod
-    def of(cls, model: Predictor, part: Part | None) -> Network:
+    def of(cls, manifest: Manifest, part: Part | None) -> Network:
         """Raises UnknownModel where the model has no such part."""
-        name = model.manifest.name
-        if part is not None and model.manifest.network.kind == "clip":
-            raise UnknownModel(f"{name!r} is one network, it has no {part} apart; ask for {name!r}")
-        return cls(model, part)
+        if part is not None and manifest.network.kind == "clip":
+            raise UnknownModel(f"{manifest.name!r} is one network, it has no {part} apart; ask for {manifest.name!r}")
+        return cls(manifest, part)
+
+    @classmethod
+    def all_of(cls, manifest: Manifest) -> tuple[Network, ...]:
+        parts = PARTS if manifest.network.kind == "encoder_head" else ()
+        return tuple(cls(manifest, part) for part in (None, *parts))
 
     @property
     def name(self) -> str:
-        return self.model.manifest.name + (f".{self.part}" if self.part else "")
+        return self.manifest.name + (f".{self.part}" if self.part else "")
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        return (self.part,) if self.part else self.model.manifest.network.stages
+        return (self.part,) if self.part else self.manifest.network.stages
 
     @property
     def input(self) -> Spec:
-        own = Spec.of(self.model.manifest.artifacts[self.stages[0]].inputs[0])
+        own = Spec.of(self.manifest.artifacts[self.stages[0]].inputs[0])
         if self.stages != ("encoder", "head"):
             return own
-        length = self.model.manifest.network.static_frames or -1
+        length = self.manifest.network.static_frames or -1
         return Spec("clips", own.datatype, (-1, length, *own.shape[1:]))
 
     @property
     def outputs(self) -> tuple[Spec, ...]:
         """`probabilities` first, wherever the graph has them."""
-        specs = [Spec.of(tensor) for tensor in self.model.manifest.artifacts[self.stages[-1]].outputs]
+        specs = [Spec.of(tensor) for tensor in self.manifest.artifacts[self.stages[-1]].outputs]
         return tuple(sorted(specs, key=lambda spec: spec.name != "probabilities"))
 
     @property
@@ -86,7 +89,7 @@ class Network:
 
     def rows(self, shape: Sequence[int], *, limit: int) -> int:
         """What an input of `shape` weighs in the queue: frames, or clips of a head. Raises InvalidParameter."""
-        fixed, most = self.model.manifest.network.static_frames, self.model.manifest.sampling.max_frames
+        fixed, most = self.manifest.network.static_frames, self.manifest.sampling.max_frames
         if self.reads_clips and fixed is None and shape[1] > most:
             raise InvalidParameter(
                 f"input {self.input.name!r} has clips of {shape[1]} frames, this model takes up to {most}; send shorter ones"

@@ -72,7 +72,7 @@ class Statistics:
         counted = self._counted.get(self._key(network), _Counted())
         return {
             "name": network.name,
-            "version": network.model.manifest.version,
+            "version": network.manifest.version,
             "last_inference": round(counted.last * 1000),
             "inference_count": counted.inferences,
             "execution_count": round(sum(batches.executions for batches in counted.batches.values())),
@@ -93,4 +93,4 @@ class Statistics:
 
     @staticmethod
     def _key(network: Network) -> tuple[str, str]:
-        return network.name, network.model.manifest.version
+        return network.name, network.manifest.version
