@@ -29,6 +29,10 @@ class Pace(Generic[K]):
         new, before = seconds / units, self._seconds.get(kind)
         self._seconds[kind] = new if before is None else before + _RECENT * (new - before)
 
+    def forget(self, kind: K) -> None:
+        """There will be no more of this kind. By the thread that writes."""
+        self._seconds.pop(kind, None)
+
     def seconds(self, kind: K, units: float) -> float:
         """What `units` of this kind will take; 0 where none has been seen yet, and only trying can tell."""
         return self._seconds.get(kind, 0.0) * units

@@ -186,10 +186,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _below(folder: Path, unreadable: Callable[[Path], None], above: frozenset[Path] = frozenset()) -> Iterator[Path]:
     """Bundles in and under `folder`, by name; links are followed, but not in a circle."""
-    real = folder.resolve()
-    if real in above:
-        return
     try:
+        real = folder.resolve()
+        if real in above:
+            return
         if (folder / MANIFEST).is_file():
             yield folder
             return
@@ -197,7 +197,7 @@ def _below(folder: Path, unreadable: Callable[[Path], None], above: frozenset[Pa
             folders = sorted(each.name for each in entries if not each.name.startswith(".") and each.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return
-    except OSError:
+    except (OSError, RuntimeError):  # the latter is a link that leads to itself
         unreadable(folder)
         return
     for name in folders:

@@ -142,11 +142,11 @@ class Opener:
     async def _close(self, replica: Replica) -> None:
         """After the batch that may be under way: of a request that was given up, too."""
         engine = replica.engine
+        await replica.batcher.forget(engine)
         if ENGINES[engine.info.name].bound:
             await replica.batcher.call(partial(self._discard, engine))
-            return
-        await replica.batcher.call(lambda: None)
-        await self._elsewhere(partial(self._discard, engine))  # OpenVINO takes 70 ms and more for it
+        else:
+            await self._elsewhere(partial(self._discard, engine))  # OpenVINO takes 70 ms and more for it
 
     async def _elsewhere(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._aside, work)
