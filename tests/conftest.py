@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,12 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets at {folder}: set MAREY_DATA")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_jobs_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What runs in this process, or is started by it, keeps its jobs where no test meets those of whoever runs the tests."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
 def color_probabilities(frames: np.ndarray) -> np.ndarray:
@@ -139,7 +146,8 @@ class Served:
 def serving(*arguments: str, exit_code: int = 0, **environment: str) -> Iterator[Served]:
     """Start `marey serve` on a free port, wait until it is ready; afterwards ask it to stop, and see how it exits."""
     command = [sys.executable, "-m", "service", "serve", "--port", "0", *arguments]
-    variables = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **environment}
+    jobs = tempfile.TemporaryDirectory(prefix="marey-jobs-")  # nobody's jobs but those of this server
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), "MAREY_JOBS": jobs.name, **environment}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)
     try:
         assert process.stdout is not None
@@ -159,6 +167,7 @@ def serving(*arguments: str, exit_code: int = 0, **environment: str) -> Iterator
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+        jobs.cleanup()
 
 
 @pytest.fixture(scope="session")

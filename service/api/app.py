@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from service import __version__
-from service.api import classify, models, problems, repository, routes, stream
+from service.api import classify, jobs, models, problems, repository, routes, stream
 from service.api.door import Door
 from service.api.guard import Guard
 from service.api.headers import CORS, SecurityHeaders
@@ -54,6 +54,7 @@ def create_app(
             state.registry.stop()
             loading.cancel()  # nobody will ask for what is not loaded yet
             await asyncio.gather(loading, return_exceptions=True)
+            await state.desk.close()
             await state.registry.close()
             await asyncio.to_thread(state.nvml.close)
             if traces is not None:
@@ -69,7 +70,7 @@ def create_app(
     app.state.marey = state
     app.state.statistics = Statistics()
 
-    routers = (classify.router, routes.router, stream.router, infer.router, v2.router, models.router, repository.router)
+    routers = (classify.router, jobs.router, routes.router, stream.router, infer.router, v2.router, models.router, repository.router)
     for router in routers:
         app.include_router(router)
     paths = {str(getattr(route, "path", "")) for router in routers for route in router.routes}
@@ -88,6 +89,7 @@ def create_app(
 async def _load(state: State, on_loaded: Callable[[State], None] | None) -> None:
     try:
         await asyncio.to_thread(state.spool.open)
+        await state.desk.open()
         await state.registry.start()
     except Exception as error:  # whatever it was: the service says that it is not ready, and why
         state.failure = error if isinstance(error, MareyError) else MareyError(f"loading failed: {error!r}")
@@ -96,6 +98,7 @@ async def _load(state: State, on_loaded: Callable[[State], None] | None) -> None
         state.phase = "failed"
     if state.phase == "loading":
         state.phase = "ready"
+        state.desk.start()
     state.loaded.set()
     if on_loaded is not None:
         on_loaded(state)

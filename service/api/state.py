@@ -12,6 +12,8 @@ from fastapi.requests import HTTPConnection
 
 from service.admission import Admission
 from service.errors import DeviceLost, Draining, MareyError, NotReady
+from service.jobs.desk import Desk
+from service.jobs.job import STATES
 from service.nvml import Nvml
 from service.pace import Line
 from service.priority import PRIORITIES
@@ -48,6 +50,7 @@ class State:
             refused=self.telemetry.refused,
         )
         self.streams = 0
+        self.desk = Desk(settings, self.registry)
         self.nvml = Nvml()
         self.spool = Spool(settings.spool, max_bytes=settings.max_spool_bytes)
         self.telemetry.watch_gpus(self.nvml.read)
@@ -71,6 +74,12 @@ class State:
             {priority: partial(self.admission.wait_s, priority) for priority in PRIORITIES},
         )
         self.telemetry.watch("marey_streams_active", "Live streams that are open.", lambda: self.streams)
+        self.telemetry.watch_each(
+            "marey_jobs",
+            "Jobs that are kept, by their state.",
+            "state",
+            {state: partial(self.desk.store.counts.__getitem__, state) for state in STATES},
+        )
         self.telemetry.watch("marey_ready", "1 while requests are taken.", lambda: float(self.ready))
 
     @property
