@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,10 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import DecodeFailed, DecodeLimit, UnsupportedMedia
+from service.errors import DecodeFailed, DecodeLimit, UnsupportedCodec, UnsupportedMedia
 from service.media.limits import Limits
 
 HEAD = 4096
+DEFAULT_FPS = 25.0
 _RAW_PACKETS = -1
 
 # FFmpeg's tag of a stream → the codec's usual name.
@@ -99,6 +101,26 @@ class Capture:
     def __exit__(self, *exc: object) -> None:
         self._capture.release()
 
+    def play(self, *, limits: Limits) -> Iterator[tuple[float, bool]]:
+        """Decode all frames in order: when each is shown, in seconds from the first, and whether the file itself says so.
+
+        Raises TooLong once the limits are passed.
+        """
+        step = 1.0 / (self.claimed_fps or DEFAULT_FPS)
+        origin: float | None = None
+        last, count = 0.0, 0
+        while self.grab():
+            shown = self.time_s()
+            if origin is None:
+                origin = shown
+            # FFmpeg hands out the last frames of some streams, and all of a raw one, without a time.
+            timed = bool(shown) or not count
+            last = shown - origin if timed else last + step
+            count += 1
+            limits.check_duration(last)
+            limits.check_decoded(count)
+            yield last, timed
+
     def grab(self) -> bool:
         """Decode the next frame without converting it to pixels; False at the end, which may be where the file breaks."""
         return bool(self._capture.grab())
@@ -157,6 +179,18 @@ def count_packets(source: Source, *, limits: Limits) -> Packets:
         first, last = min(first, shown), max(last, shown)
     capture.release()
     return Packets(count, max(0.0, last - min(first, last)))
+
+
+def no_frame(codec: str, container: str) -> UnsupportedMedia | DecodeFailed:
+    """The refusal of a video that opens, and whose frames do not come out."""
+    if codec in DECODABLE:
+        return DecodeFailed(
+            f"the frames of this {codec} video ({container}) cannot be decoded: cut off or damaged; send it again"
+        )
+    return UnsupportedCodec(
+        f"the video's codec is {codec}, which this build cannot decode; convert it to H.264, "
+        "for example with: ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4"
+    )
 
 
 def _open(source: Source, parameters: list[int]) -> cv2.VideoCapture:

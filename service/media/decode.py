@@ -18,19 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.manifest import Input, Sampling
-from service.errors import DecodeFailed, TooLong, UnsupportedCodec, UnsupportedMedia
-from service.media.capture import DECODABLE, Capture, Source, count_packets
+from service.errors import TooLong
+from service.media.capture import DECODABLE, DEFAULT_FPS, Capture, Source, count_packets, no_frame
 from service.media.frames import Clip, Decoded, VideoInfo, Windows
 from service.media.limits import Limits
 from service.media.preprocess import fit
 from service.media.sample import Grid, by_fps, by_windows, grid_points, uniform
 from service.media.sniff import video_container
+from service.media.timeline import end_s, fps, oddities
 
 Picture = NDArray[np.uint8]
-
-# A step between frames this many times the median one is a gap.
-GAP = 2.5
-DEFAULT_FPS = 25.0
 
 
 @dataclass(slots=True)
@@ -62,7 +59,7 @@ def decode_video(source: bytes | Path, *, spec: Input, plan: Sampling | Windows,
             codec, claimed, rotation = capture.codec, capture.claimed_frames, capture.rotation
         # Theora: OpenCV's wheels hand out one frame of it, a broken one.
         if not found.times_s or (codec not in DECODABLE and len(found.times_s) * 2 < len(expected)):
-            raise _no_frame(codec, container)
+            raise no_frame(codec, container)
         truth = _resolve(found.times_s, plan=plan, limits=limits)
         missing = set(truth.indices) - found.kept.keys()
         if missing:
@@ -72,17 +69,17 @@ def decode_video(source: bytes | Path, *, spec: Input, plan: Sampling | Windows,
             found.size = found.size or again.size
             found.preprocess_s += again.preprocess_s
     if found.size is None or set(truth.indices) - found.kept.keys():
-        raise _no_frame(codec, container)
+        raise no_frame(codec, container)
     width, height = found.size
     info = VideoInfo(
-        round(_end(found.times_s), 6), _fps(found.times_s), width, height, codec, len(found.times_s), rotation
+        round(end_s(found.times_s), 6), fps(found.times_s), width, height, codec, len(found.times_s), rotation
     )
     clip = Clip(
         np.stack([found.kept[i] for i in truth.indices]),
         truth.indices,
         tuple(round(found.times_s[i], 6) for i in truth.indices),
         info,
-        _warnings(found, claimed=claimed),
+        oddities(found.times_s, untimed=found.untimed, claimed=claimed),
         truth.windows,
         truth.stride_s if isinstance(plan, Windows) else None,
     )
@@ -92,7 +89,7 @@ def decode_video(source: bytes | Path, *, spec: Input, plan: Sampling | Windows,
 
 def _resolve(times_s: list[float], *, plan: Sampling | Windows, limits: Limits) -> Grid:
     """The plan's frames for frames shown at `times_s`; a sampling is a grid without windows."""
-    end = _end(times_s)
+    end = end_s(times_s)
     if isinstance(plan, Windows):
         limits.check_grid(grid_points(end, plan=plan))
         return by_windows(times_s, plan=plan, duration_s=end)
@@ -127,25 +124,13 @@ def _run(
     capture: Capture, *, wanted: Collection[int], spec: Input, limits: Limits, stop_after: int | None = None
 ) -> _Pass:
     result = _Pass()
-    step = 1.0 / (capture.claimed_fps or DEFAULT_FPS)
-    origin: float | None = None
-    while stop_after is None or len(result.times_s) <= stop_after:
-        if not capture.grab():
-            break
-        index = len(result.times_s)
-        shown = capture.time_s()
-        if origin is None:
-            origin = shown or 0.0
-        if index and not shown:
-            # FFmpeg hands out the last frames of some streams, and all of a raw one, without a time.
-            result.untimed += 1
-            result.times_s.append(result.times_s[-1] + step)
-        else:
-            result.times_s.append((shown or 0.0) - origin)
-        limits.check_duration(result.times_s[-1])
-        limits.check_decoded(index + 1)
+    for index, (time_s, timed) in enumerate(capture.play(limits=limits)):
+        result.times_s.append(time_s)
+        result.untimed += not timed
         if index in wanted:
             _keep(capture, index, result, spec=spec, limits=limits)
+        if index == stop_after:
+            break
     return result
 
 
@@ -159,55 +144,3 @@ def _keep(capture: Capture, index: int, result: _Pass, *, spec: Input, limits: L
     result.size = result.size or (width, height)
     result.kept[index] = fit(picture, spec=spec, order="bgr", pixel_aspect=capture.pixel_aspect)
     result.preprocess_s += time.perf_counter() - begun
-
-
-def _no_frame(codec: str, container: str) -> UnsupportedMedia | DecodeFailed:
-    if codec in DECODABLE:
-        return DecodeFailed(
-            f"the frames of this {codec} video ({container}) cannot be decoded: cut off or damaged; send it again"
-        )
-    return UnsupportedCodec(
-        f"the video's codec is {codec}, which this build cannot decode; convert it to H.264, "
-        "for example with: ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4"
-    )
-
-
-def _end(times_s: list[float]) -> float:
-    return max(times_s) + _period(times_s)
-
-
-def _fps(times_s: list[float]) -> float:
-    return round(1.0 / _period(times_s), 3)
-
-
-def _period(times_s: list[float]) -> float:
-    """Seconds that a frame is shown, on average; a single frame is taken for one of 25 a second."""
-    span = max(times_s) - times_s[0]
-    return span / (len(times_s) - 1) if span > 0 else 1.0 / DEFAULT_FPS
-
-
-def _warnings(found: _Pass, *, claimed: int) -> tuple[str, ...]:
-    texts = []
-    times = np.asarray(found.times_s)
-    if 0 < claimed != len(times):
-        less = "; the rest is missing, damaged or cut by an edit list" if len(times) < claimed else ""
-        texts.append(f"the header claims {claimed} frames, {len(times)} were decoded{less}")
-    if found.untimed and found.untimed == len(times) - 1:
-        texts.append("the stream carries no presentation times; they were derived from its frame rate")
-    steps = np.diff(times)
-    if (steps <= 0).any():
-        at = int(np.argmax(steps <= 0))
-        texts.append(
-            f"presentation times step backwards or stand still {int((steps <= 0).sum())} times, first at frame {at + 1}"
-        )
-    forward = steps[steps > 0]
-    if len(forward):
-        gaps = steps > GAP * float(np.median(forward))
-        if gaps.any():
-            at = int(np.argmax(gaps))
-            longest = float(steps[gaps].max())
-            texts.append(
-                f"{int(gaps.sum())} gaps in presentation times, the longest {longest:.3f} s, first after frame {at} "
-                f"at {times[at]:.3f} s"
-            )
-    return tuple(texts)

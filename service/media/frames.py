@@ -85,3 +85,32 @@ class Decoded:
     clip: Clip
     decode_ms: float
     preprocess_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The next frames of a video that is decoded in constant memory, in time's order, each shown at `times_s`.
+
+    `points[i]`: how many points of the grid frame i stands for; the points of all frames, counted on, are those of
+    `sample.by_windows`. `progress_s`: how far decoding has come, of `claimed_s` by the header (0: it says nothing, and
+    it may lie). The last stretch carries `info` and `warnings`.
+    """
+
+    frames: NDArray[np.uint8]  # [n, H, W, C], n from 1 to 16
+    indices: tuple[int, ...]
+    times_s: tuple[float, ...]
+    points: tuple[int, ...]
+    progress_s: float
+    claimed_s: float
+    info: VideoInfo | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.frames) == len(self.indices) == len(self.times_s) == len(self.points):
+            raise ValueError(
+                f"expected [n, H, W, C] and n indices, times and points, got {self.frames.shape = }, {len(self.indices) = }, "
+                f"{len(self.times_s) = }, {len(self.points) = }"
+            )
+
+    def __repr__(self) -> str:
+        return f"Stretch(frames={list(self.frames.shape)}, {self.indices[0]}…{self.indices[-1]}, {self.progress_s:.3f} s, {self.info})"

@@ -46,24 +46,37 @@ class Gone(Exception):
 
 @dataclass(eq=False, slots=True)
 class Worker:
-    """A process and the socket to it. `retiring`: its successor is ready, it takes no further call."""
+    """A process and the socket to it. `relieved`: a successor is starting; `retiring`: it is ready, no further call.
+
+    `told`: all of the last call was sent, so that its answer can still be received by whoever comes after a caller that left.
+    """
 
     process: subprocess.Popen[bytes]
     connection: socket.socket
     calls: int = 0
+    relieved: bool = False
     retiring: bool = False
+    told: bool = True
+    _incoming: wire.Incoming | None = None
 
     async def call(self, message: object) -> Any:
         """Send and await the reply; raises Gone when the process dies on it."""
+        await self.send(message)
+        return await self.receive()
+
+    async def send(self, message: object) -> None:
+        """Raises Gone when the process has died."""
+        self.told = False
         try:
             await self._send(wire.pack(message))
-            return await self.receive()
-        except (ConnectionError, ValueError) as error:
+        except ConnectionError as error:
             raise Gone from error
+        self.told = True
 
     async def receive(self) -> Any:
-        """The next message; raises Gone at the end of the stream, ValueError for what is none of ours."""
-        loop, incoming = asyncio.get_running_loop(), wire.Incoming()
+        """The next message, or the rest of one whose receiver was cancelled; raises Gone when the process dies before it."""
+        loop = asyncio.get_running_loop()
+        incoming = self._incoming = self._incoming or wire.Incoming()
         complete: asyncio.Future[None] = loop.create_future()
 
         def readable() -> None:
@@ -75,12 +88,15 @@ class Worker:
 
         # One future for a message: the loop's own sock_recv_into takes two turns of the loop for each of its pieces.
         loop.add_reader(self.connection, readable)
+        if incoming.complete:  # came in the moment when its receiver was cancelled
+            complete.set_result(None)
         try:
             await complete
-        except EOFError:
+        except (EOFError, ConnectionError, ValueError):
             raise Gone from None
         finally:
             loop.remove_reader(self.connection)
+        self._incoming = None
         return wire.unpack(incoming.parts)
 
     def kill(self) -> None:

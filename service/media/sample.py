@@ -100,6 +100,17 @@ def grid_points(duration_s: float, *, plan: Windows) -> int:
     return max(1, math.floor(duration_s / _spacing(duration_s, plan) + 0.5))
 
 
+def points_before(begins_s: float, *, spacing_s: float) -> int:
+    """How many points (j + 0.5)·spacing show an earlier frame than one that begins at `begins_s`, as `by_windows` sees it."""
+    count = max(0, math.ceil((begins_s - TICK_S) / spacing_s - 0.5))
+    # The division may round to either side of a point: the comparison is that of `_shown_at`.
+    while count and (count - 0.5) * spacing_s + TICK_S >= begins_s:
+        count -= 1
+    while (count + 0.5) * spacing_s + TICK_S < begins_s:
+        count += 1
+    return count
+
+
 def _spacing(duration_s: float, plan: Windows) -> float:
     return (min(plan.window_s, duration_s) if duration_s > 0 else plan.window_s) / plan.frames
 

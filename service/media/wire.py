@@ -53,6 +53,10 @@ class Incoming:
     def __post_init__(self) -> None:
         self._missing.append(memoryview(self._header))
 
+    @property
+    def complete(self) -> bool:
+        return not self._missing
+
     def read(self, connection: socket.socket) -> bool:
         """Take what there is, and no byte of a later message; whether this one is complete.
 

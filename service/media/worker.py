@@ -12,22 +12,25 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from service.bundle.manifest import Input, Sampling
 from service.errors import DecodeLimit, MareyError
 from service.media import wire
-from service.media.frames import Decoded, Windows
+from service.media.frames import Decoded, Stretch, Windows
 from service.media.limits import Limits
 
 READY = "ready"
+END = "end"
 _PR_SET_PDEATHSIG = 1
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 def main(fd: int, *, parent: int, memory_bytes: int, cpu_s: float) -> None:
-    """Serve `fd`, a connected socket. `memory_bytes` bounds the address space, `cpu_s` the processor time of each call."""
+    """Serve `fd`, a connected socket. `memory_bytes` bounds the address space, `cpu_s` the processor time of each answer."""
     _die_with(parent)
     # The parent decides when a worker ends: on Ctrl-C or SIGTERM it first answers what it has accepted.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -39,8 +42,7 @@ def main(fd: int, *, parent: int, memory_bytes: int, cpu_s: float) -> None:
     with socket.socket(fileno=fd) as connection:
         _send(connection, READY)
         while (call := _receive(connection)) is not None:
-            _limit_cpu(cpu_s)
-            _send(connection, _answer(*call))
+            _serve(connection, call, cpu_s=cpu_s)
 
 
 def image(source: bytes | Path, *, spec: Input, limits: Limits) -> Decoded:
@@ -56,6 +58,32 @@ def video(source: bytes | Path, *, spec: Input, plan: Sampling | Windows, limits
     from service.media.decode import decode_video  # noqa: PLC0415
 
     return decode_video(source, spec=spec, plan=plan, limits=limits)
+
+
+def frames(
+    source: bytes | Path, *, spec: Input, plan: Windows, limits: Limits, cpu_s: float
+) -> Iterator[Stretch | None]:
+    """`decode_stretches`, likewise."""
+    from service.media.stretches import decode_stretches  # noqa: PLC0415
+
+    return decode_stretches(source, spec=spec, plan=plan, limits=limits, cpu_s=cpu_s)
+
+
+def _serve(connection: socket.socket, call: Call, *, cpu_s: float) -> None:
+    """Answer once, or of a function that gives things one after the other, with each of them and then with the end.
+
+    A full socket holds up the next of them: what nobody reads is not decoded.
+    """
+    _limit_cpu(cpu_s)
+    kind, value = _answer(*call)
+    if kind == "value" and isinstance(value, Iterator):
+        things = value
+        kind, value = _answer(next, (things, END), {})
+        while kind == "value" and value is not END:
+            _send(connection, ("thing", value))
+            _limit_cpu(cpu_s)
+            kind, value = _answer(next, (things, END), {})
+    _send(connection, (kind, value))
 
 
 def _answer(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any]:

@@ -137,7 +137,7 @@ async def test_an_error_that_nobody_foresaw_is_a_failed_decode_and_logged(
 async def test_cancelling_the_caller_ends_the_work(pool: DecodePool, picture: bytes, spec: Input) -> None:
     pid = await pool.submit(os.getpid)
     task = asyncio.create_task(pool.submit(time.sleep, 60))
-    await until(lambda: pool._idle.empty() and not pool.waiting)
+    await until(lambda: pool._turns.running and not pool.waiting)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -199,7 +199,7 @@ async def test_a_pool_that_is_not_started_or_closed_says_so(spec: Input) -> None
     assert pool.alive
     running = asyncio.create_task(pool.submit(time.sleep, 60))
     await pool.warm()
-    await until(lambda: pool._idle.empty() and not pool.waiting)
+    await until(lambda: pool._turns.running and not pool.waiting)
     await pool.close()
     with pytest.raises(Draining):
         await running
