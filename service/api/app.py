@@ -57,6 +57,8 @@ def create_app(
             await state.desk.close()
             await state.registry.close()
             await asyncio.to_thread(state.nvml.close)
+            if state.fetcher is not None:
+                state.fetcher.close()
             if traces is not None:
                 await asyncio.to_thread(traces.close)
             await asyncio.to_thread(state.spool.close)

@@ -17,10 +17,10 @@ from fastapi.responses import StreamingResponse
 
 from service.admission import Ticket
 from service.api.formats import TEXTS, preferred, text_response
+from service.api.intake import BODY, is_url, read_upload
 from service.api.presence import Presence
 from service.api.schemas import ImageClassified, Problem, Segment, VideoClassified, image_answer, video_answer
 from service.api.state import State, state_of
-from service.api.uploads import read_file
 from service.bundle.manifest import Sampling, Task
 from service.errors import DeadlineExceeded
 from service.media.frames import Decoded
@@ -31,23 +31,9 @@ from service.traces import stage
 
 router = APIRouter(prefix="/classify", tags=["classify"])
 
-_FORM: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                }
-            }
-        },
-    }
-}
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "content": {"application/problem+json": {}}}
-    for status in (400, 404, 413, 415, 422, 429, 500, 503, 504)
+    for status in (400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504, 507)
 }
 
 
@@ -95,7 +81,7 @@ class Looks:
     ] = True
 
 
-@router.post("/image", openapi_extra=_FORM, responses=_PROBLEMS, response_model_exclude_none=True)
+@router.post("/image", openapi_extra=BODY, responses=_PROBLEMS, response_model_exclude_none=True)
 async def image(request: Request, wishes: Annotated[Wishes, Depends(_in_the_loop(Wishes))]) -> ImageClassified:
     """Classify one image: JPEG, PNG, WebP, BMP or TIFF, by its content."""
     async with _admitted(request, wishes) as place, place.leased(wishes.model, task="image") as model:
@@ -107,7 +93,7 @@ async def image(request: Request, wishes: Annotated[Wishes, Depends(_in_the_loop
 
 @router.post(
     "/video",
-    openapi_extra=_FORM,
+    openapi_extra=BODY,
     responses={**_PROBLEMS, **TEXTS},
     response_model=VideoClassified,
     response_model_exclude_none=True,
@@ -204,7 +190,7 @@ async def _answer(
     try:
         async with asyncio.timeout(place.deadline - time.monotonic()):
             ticket.hold(_held(request))
-            upload = await read_file(request, spool=state.spool, max_bytes=state.settings.max_upload_bytes)
+            upload = await read_upload(request, state, max_bytes=state.settings.max_upload_bytes)
             with upload:
                 read_ms = (time.monotonic() - place.began) * 1000
                 stage("read", place.began, place.began + read_ms / 1000, bytes=upload.size)
@@ -234,6 +220,6 @@ def _answered_by(model: Predictor, answer: Answer) -> dict[str, str | int]:
 
 
 def _held(request: Request) -> int:
-    """The most of the body that is held in memory."""
+    """The most of the file that is held in memory."""
     length = request.headers.get("content-length", "")
-    return min(int(length), IN_MEMORY) if length.isdigit() else IN_MEMORY
+    return min(int(length), IN_MEMORY) if length.isdigit() and not is_url(request) else IN_MEMORY

@@ -12,6 +12,7 @@ from fastapi.requests import HTTPConnection
 
 from service.admission import Admission
 from service.errors import DeviceLost, Draining, MareyError, NotReady
+from service.fetch import Fetcher
 from service.jobs.desk import Desk
 from service.jobs.job import STATES
 from service.nvml import Nvml
@@ -52,6 +53,7 @@ class State:
         self.streams = 0
         self.desk = Desk(settings, self.registry)
         self.nvml = Nvml()
+        self.fetcher = Fetcher() if settings.allow_urls else None
         self.spool = Spool(settings.spool, max_bytes=settings.max_spool_bytes)
         self.telemetry.watch_gpus(self.nvml.read)
         self.telemetry.watch_models(self._models)
