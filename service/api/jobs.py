@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from service.api.formats import TEXTS, Format, text_response
+from service.api.intake import BODY, read_upload
 from service.api.job_answers import (
     JobAnswer,
     JobHead,
@@ -25,7 +26,6 @@ from service.api.job_answers import (
 )
 from service.api.schemas import Problem, shown
 from service.api.state import StateOf
-from service.api.uploads import read_file
 from service.errors import DeadlineExceeded, JobConflict, TooLarge
 from service.jobs.job import Job, State, Wish
 from service.media.frames import Windows
@@ -37,20 +37,6 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 WINDOW_S = 4.0
 _UPLOAD_S = 3600.0
 _HEAD_BYTES = 4096
-_FORM: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                }
-            }
-        },
-    }
-}
 _RESULT: dict[str, Any] = {"content": {**TEXTS[200]["content"]}, "model": JobResult}
 
 
@@ -84,7 +70,7 @@ class Wishes:
 @router.post(
     "",
     status_code=202,
-    openapi_extra=_FORM,
+    openapi_extra=BODY,
     responses=_problems(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504, 507),
 )
 async def post(request: Request, response: Response, wishes: Annotated[Wishes, Depends()], state: StateOf) -> JobAnswer:
@@ -111,7 +97,7 @@ async def post(request: Request, response: Response, wishes: Annotated[Wishes, D
         )
         try:
             async with asyncio.timeout(_UPLOAD_S):
-                upload = await read_file(request, spool=state.spool, max_bytes=most)
+                upload = await read_upload(request, state, max_bytes=most)
         except TooLarge:
             raise TooLarge(
                 f"the file has more than the {most} bytes allowed of a job; cut it, or raise MAREY_MAX_JOB_BYTES"
