@@ -22,7 +22,7 @@ from service.registry.model import Model
 _STATUS = Path("/proc/self/status")
 
 
-def taken(*, gpu: int | None) -> int | None:
+def taken(gpu: int | None) -> int | None:
     """What this process holds for itself, less what is free on `gpu`; only differences mean something. None: it cannot be told."""
     if not _STATUS.is_file():
         return None

@@ -37,9 +37,20 @@ T = TypeVar("T")
 
 
 class Opener:
-    """`devices` are started and closed by whoever made them. One model at a time is opened, or closed."""
+    """`devices` are started and closed by whoever made them. One model at a time is opened, or closed.
 
-    def __init__(self, settings: Settings, *, devices: dict[int, Batcher], decoders: DecodePool) -> None:
+    `measure` tells what is taken of memory at present, the GPU's by its ordinal included; see memory.py.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        devices: dict[int, Batcher],
+        decoders: DecodePool,
+        measure: Callable[[int | None], int | None] = taken,
+    ) -> None:
+        self._measure = measure
         self._devices = devices
         self._decoders = decoders
         # Whoever names GPUs does not want to be served by the CPU.
@@ -83,7 +94,7 @@ class Opener:
         if (bundle.manifest.name, bundle.manifest.version) != found.key:
             raise BundleError(f"{found.path} was replaced while it was opened; it is looked at again")
         gpu = next(iter(self._devices)) if any(ENGINES[name].bound for name in self._names) else None
-        before = await self._elsewhere(partial(taken, gpu=gpu))
+        before = await self._elsewhere(partial(self._measure, gpu))
         replicas: list[Replica] = []
         try:
             for (
@@ -96,7 +107,7 @@ class Opener:
             for replica in replicas:
                 await self._close(replica)
             raise
-        after = await self._elsewhere(partial(taken, gpu=gpu))
+        after = await self._elsewhere(partial(self._measure, gpu))
         grown = 0 if before is None or after is None else after - before
         predictor = Predictor(bundle, replicas=tuple(replicas), decoders=self._decoders)
         return Held(predictor, nbytes=max(grown, files(bundle.manifest)), stamp=found.stamp)

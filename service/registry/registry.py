@@ -80,7 +80,10 @@ class Registry:
             await asyncio.wait({self._loader.begin(model)})
         if not self.models:
             raise EngineError("no bundle can be served: " + "; ".join(str(broken.error) for broken in self.broken))
-        await self.decoders.warm()
+        try:
+            await self.decoders.warm()
+        except NotReady as error:  # they come back by themselves, and the service is not ready until then
+            logger.error("%s", error)  # noqa: TRY400  # the reason is in the log already
         if self._settings.watch_s is not None:
             self._watching = asyncio.create_task(self._watch.forever(self._settings.watch_s), name="watch")
         titles = ", ".join(model.title for model in self.known if model.servable)
@@ -105,8 +108,13 @@ class Registry:
     @property
     def alive(self) -> bool:
         """Whether requests can be answered: without decoders or a device thread, or once the watch has ended, they cannot all be."""
+        return not self.ended and self.decoders.alive
+
+    @property
+    def ended(self) -> bool:
+        """Whether something has ended that only a restart brings back; decoders come back by themselves."""
         watched = self._watching is None or not self._watching.done()
-        return watched and self.decoders.alive and all(batcher.alive for batcher in self._devices.values())
+        return not (watched and all(batcher.alive for batcher in self._devices.values()))
 
     @property
     def building(self) -> str:

@@ -7,6 +7,7 @@ it precedes: 2.0-rc1 and 2.0rc1 come before 2.0, as in Semantic Versioning; a le
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 
 Field = tuple[int, int, str]
 
@@ -19,11 +20,13 @@ def age(version: str) -> tuple[tuple[Field, ...], str]:
     """A key to sort versions by, oldest first. Equal releases, such as 1 and 1.0, are ranked by their text."""
     release, _, _build = version.partition("+")
     core, dash, announced = release.partition("-")
-    numbers = _fields(re.sub(r"^[vV](?=\d)", "", core))
+    fields = _fields(re.sub(r"^[vV](?=\d)", "", core))
+    numbers = list(takewhile(lambda field: field[0] == _NUMBER, fields))
+    rest = fields[len(numbers) :]
     while numbers and numbers[-1] == (_NUMBER, 0, ""):
         numbers.pop()
     before = [_ANNOUNCED, *_fields(announced)] if dash else []
-    return (*numbers, *before, (_END, 0, "")), version
+    return (*numbers, *rest, *before, (_END, 0, "")), version
 
 
 def _fields(text: str) -> list[Field]:
