@@ -206,7 +206,7 @@ def _parsed(text: str, *, base: httpx.URL | None = None) -> httpx.URL:
         raise UrlRefused(f"the URL is of the scheme {url.scheme[:20]!r}, not http or https; send the file itself")
     if user:
         raise UrlRefused("the URL has a user name or a password in it; send one without, or the file itself")
-    if port is not None and port not in _SCHEMES.values() and port < _LOWEST_OTHER_PORT:
+    if port is not None and port not in _SCHEMES.values() and not _LOWEST_OTHER_PORT <= port <= 65_535:
         raise UrlRefused(f"the URL's port {port} is none for files: 80, 443 and those above 1023 are asked")
     return url
 

@@ -21,6 +21,7 @@ from service.api.v2 import infer
 from service.api.v2 import routes as v2
 from service.api.v2.statistics import Statistics
 from service.errors import DeviceLost, MareyError
+from service.fetch import Fetcher
 from service.keys import Keys
 from service.rates import Rates
 from service.settings import Settings
@@ -34,15 +35,19 @@ def create_app(
     *,
     on_loaded: Callable[[State], None] | None = None,
     on_lost: Callable[[DeviceLost], None] = lambda _error: None,
+    fetcher: Fetcher | None = None,
 ) -> FastAPI:
     """Models are loaded after the server has begun to listen, so that it can say that it is loading.
 
     `on_loaded` is called once that has ended, well or not; see `State.failure`. `on_lost`: see `State`.
+    `fetcher`: what fetches URLs where that is allowed; by default one that asks public addresses only.
     Raises KeysError where there is a file of API keys and it cannot be used, ServiceError where traces are asked for without the extra.
     """
     keys = Keys(settings.keys) if settings.keys is not None else None
     traces = Traces() if settings.traces else None
     state = State(settings, on_lost=on_lost)
+    if settings.allow_urls:
+        state.fetcher = fetcher or Fetcher()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

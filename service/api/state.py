@@ -17,7 +17,7 @@ from service.jobs.desk import Desk
 from service.jobs.job import STATES
 from service.nvml import Nvml
 from service.pace import Line
-from service.priority import PRIORITIES
+from service.priority import PRIORITIES, Priority
 from service.registry import Registry
 from service.settings import Settings
 from service.spool import Spool
@@ -46,14 +46,14 @@ class State:
             max_wait_s=settings.queue_ms / 1000,
             device=self.registry.line,
             devices=len(settings.devices) or 1,
-            decoders=lambda _priority: Line(),
+            decoders=self._decoders,
             ready=self.refuse_unless_ready,
             refused=self.telemetry.refused,
         )
         self.streams = 0
         self.desk = Desk(settings, self.registry)
         self.nvml = Nvml()
-        self.fetcher = Fetcher() if settings.allow_urls else None
+        self.fetcher: Fetcher | None = None
         self.spool = Spool(settings.spool, max_bytes=settings.max_spool_bytes)
         self.telemetry.watch_gpus(self.nvml.read)
         self.telemetry.watch_models(self._models)
@@ -98,9 +98,15 @@ class State:
         if self.failure is not None:
             what = "the models could not be loaded: " if self.phase == "failed" else ""
             raise NotReady(f"{what}{self.failure}", retry_after_s=30)
-        if not self.registry.alive:
-            raise NotReady("the device thread or the decoders have ended; restart the service", retry_after_s=30)
+        if self.registry.ended:
+            raise NotReady(
+                "a device thread, or the watch over the bundles, has ended; restart the service", retry_after_s=30
+            )
+        self.registry.decoders.check()
 
+    def _decoders(self, priority: Priority) -> Line:
+        decoders = self.registry.decoders
+        return Line(decoders.waiting_s(priority), decoders.running_s(priority))
 
     def _models(self) -> list[ModelReading]:
         """For a scrape, on a thread of its own: only what is read in one step."""
