@@ -106,25 +106,25 @@ class Turns(Generic[T]):
         return self._usual_s.get(kind, 0.0)
 
     def waiting_s(self, priority: Priority) -> float:
-        """How long the workers have to do with the calls that wait and come before a new one of `priority`."""
+        """How long the workers have to do with the calls that wait and come before a new one of `priority`; from any thread."""
         before = list(self._waiters["interactive"]) + (list(self._waiters["bulk"]) if priority == "bulk" else [])
         return sum(self.usual_s(waiter.kind) for waiter in before) / self._workers(priority)
 
     def running_s(self, priority: Priority) -> float:
-        """… and with the calls under way; 0 while a worker is free for `priority`."""
+        """… and with the calls under way; 0 while a worker is free for `priority`. From any thread."""
         if self._free and self._may(priority):
             return 0.0
         now = time.monotonic()
         left = [
             max(0.0, self.usual_s(call.kind) - (now - call.began))
-            for call in self._running.values()
+            for call in list(self._running.values())
             if call.kind != "frames" or self._workers(priority) == 1
         ]
         return sum(left) / self._workers(priority)
 
     def _workers(self, priority: Priority) -> int:
         """How many serve calls of `priority` one after the other: those that are not kept by a whole video."""
-        kept = sum(call.kind == "frames" for call in self._running.values())
+        kept = sum(call.kind == "frames" for call in list(self._running.values()))
         return max(1, (self._most_bulk if priority == "bulk" else self.size) - kept)
 
     @property
@@ -132,7 +132,7 @@ class Turns(Generic[T]):
         return max(1, self.size - 1)
 
     def _may(self, priority: Priority) -> bool:
-        bulk = sum(call.priority == "bulk" for call in self._running.values())
+        bulk = sum(call.priority == "bulk" for call in list(self._running.values()))
         return priority == "interactive" or bulk < self._most_bulk
 
     def _match(self) -> None:
