@@ -6,25 +6,25 @@ import asyncio
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from service.api.presence import Presence
 from service.api.state import state_of
 from service.api.v2.answer import SMALL, Written, compressed, numbers_in, write
 from service.api.v2.body import read_body
-from service.api.v2.inference import Inference, read
+from service.api.v2.inference import MAX_TIMEOUT_MS, Inference, read
 from service.api.v2.named import leased
 from service.api.v2.network import Network, Ran
-from service.api.v2.schemas import BODY, PROBLEMS
+from service.api.v2.schemas import PROBLEMS, asking
 from service.api.v2.statistics import Statistics
 from service.engine.base import EngineInfo
-from service.errors import DeadlineExceeded, Malformed
+from service.errors import DeadlineExceeded, InvalidParameter, Malformed
 from service.priority import Priority
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=PROBLEMS)
 
+_PRIORITIES: dict[str, Priority] = {"interactive": "interactive", "bulk": "bulk"}
 # More JSON than this is read in a thread, and a smaller answer is not worth compressing.
 _JSON_HERE = 2**16
 _WORTH_COMPRESSING = 2**10
@@ -46,40 +46,63 @@ class _Watch:
         self.seconds[name] = self.passed_s - sum(self.seconds.values())
 
 
-@router.post("/models/{name}/infer", openapi_extra=BODY, response_class=Response)
-@router.post("/models/{name}/versions/{version}/infer", openapi_extra=BODY, response_class=Response)
-async def infer(
-    request: Request,
-    *,
-    name: str,
-    version: str | None = None,
-    timeout_ms: Annotated[int | None, Query(ge=1, le=600_000, description="As parameters.timeout, in ms")] = None,
-    x_timeout_ms: Annotated[
-        int | None, Header(ge=1, le=600_000, description="As timeout_ms, which goes before it")
-    ] = None,
-    priority: Annotated[Priority, Query(description="As parameters.priority: 1, or 2 for bulk")] = "interactive",
-    inference_header_content_length: Annotated[
-        str | None, Header(description="Bytes of JSON before the tensors; 0: the body is one tensor")
-    ] = None,
-) -> Response:
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """What is said beside the body, and so known before it is read.
+
+    Read by hand: FastAPI takes as long to read four parameters as all else in the event loop takes for a frame.
+    """
+
+    name: str
+    version: str | None
+    header_bytes: int | None
+    timeout_s: float | None
+    priority: Priority
+
+    @classmethod
+    def of(cls, request: Request) -> _Asking:
+        """Raises InvalidParameter or Malformed."""
+        path, query, headers = request.path_params, request.query_params, request.headers
+        timeout_ms = query.get("timeout_ms", headers.get("x-timeout-ms"))
+        priority = query.get("priority", "interactive")
+        if priority not in _PRIORITIES:
+            raise InvalidParameter(f"priority = {priority[:40]!r}; ask for {' or '.join(_PRIORITIES)}")
+        if timeout_ms is not None and not (_is_count(timeout_ms) and 1 <= int(timeout_ms) <= MAX_TIMEOUT_MS):
+            raise InvalidParameter(f"timeout_ms = {timeout_ms[:40]!r}; send milliseconds from 1 to {MAX_TIMEOUT_MS}")
+        length = headers.get("inference-header-content-length")
+        if length is not None and not _is_count(length):
+            raise Malformed(f"Inference-Header-Content-Length is {length[:40]!r}; send the number of bytes of JSON")
+        return cls(
+            path["name"],
+            path.get("version"),
+            None if length is None else int(length),
+            None if timeout_ms is None else int(timeout_ms) / 1000,
+            _PRIORITIES[priority],
+        )
+
+
+@router.post("/models/{name}/infer", openapi_extra=asking(), response_class=Response)
+@router.post("/models/{name}/versions/{version}/infer", openapi_extra=asking("version"), response_class=Response)
+async def infer(request: Request) -> Response:
     """Run NAME, NAME.encoder or NAME.head over one tensor; see GET /v2/models/NAME for what goes in and comes out."""
-    state, watch = state_of(request), _Watch()
-    header_bytes = _length(inference_header_content_length)
-    limit_s = (timeout_ms or x_timeout_ms or state.settings.timeout_ms) / 1000
+    state, watch, said = state_of(request), _Watch(), _Asking.of(request)
+    limit_s = said.timeout_s or state.settings.timeout_ms / 1000
     deadline = watch.began + limit_s
-    with state.admission.enter(priority=priority, deadline_s=limit_s, decodes=False) as ticket:
-        async with leased(state.registry, name, version, deadline=deadline) as (model, network):
+    with state.admission.enter(priority=said.priority, deadline_s=limit_s, decodes=False) as ticket:
+        async with leased(state.registry, said.name, said.version, deadline=deadline) as (model, network):
             try:
                 async with asyncio.timeout(limit_s) as clock:
                     body = await read_body(request, max_bytes=state.settings.max_upload_bytes, hold=ticket.hold)
                     watch.note("read")
                     async with Presence(request.receive):
-                        inference = await _read(body, header_bytes, network, state.settings.max_queued_rows)
+                        inference = await _read(body, said.header_bytes, network, state.settings.max_queued_rows)
                         watch.note("input")
                         limit_s = inference.timeout_s or limit_s
                         clock.reschedule(asyncio.get_running_loop().time() + limit_s - watch.passed_s)
                         ticket.queue(inference.rows)
-                        asked = model.asked(deadline=watch.began + limit_s, priority=inference.priority or priority)
+                        asked = model.asked(
+                            deadline=watch.began + limit_s, priority=inference.priority or said.priority
+                        )
                         ran = await network.run(asked, inference.tensor)
                         watch.note("run")
                         written, coding = await _write(
@@ -110,10 +133,8 @@ def statistics_of(request: Request) -> Statistics:
     return found
 
 
-def _length(said: str | None) -> int | None:
-    if said is not None and not (said.isascii() and said.isdigit() and len(said) < 16):
-        raise Malformed(f"Inference-Header-Content-Length is {said[:40]!r}; send the number of bytes of JSON")
-    return None if said is None else int(said)
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 16
 
 
 async def _read(body: bytearray, header_bytes: int | None, network: Network, max_rows: int) -> Inference:

@@ -15,7 +15,7 @@ from service.api.v2.tensors import Spec
 from service.errors import InvalidParameter, Malformed
 from service.priority import Priority
 
-_MAX_TIMEOUT_US = 600_000_000
+MAX_TIMEOUT_MS = 600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def read(body: bytearray, *, header_bytes: int | None, network: Network, max_row
         raise Malformed(
             f"Inference-Header-Content-Length is {header_bytes}, the body has {len(body)} bytes; say how long the JSON is"
         )
-    said, _ = parse(body if header_bytes is None else body[:header_bytes])
+    said = parse(body if header_bytes is None else body[:header_bytes])
     if not isinstance(said, dict):
         raise Malformed('the body is JSON, but no object; send {"inputs": […]}')
     parameters = _parameters(said, "the request")
@@ -186,9 +186,9 @@ def _text(value: object, name: str) -> str:
 def _timeout_s(parameters: Mapping[str, Any]) -> float | None:
     """In microseconds, as the schedule policy extension has it; 0 is the default."""
     value = parameters.get("timeout", 0)
-    if type(value) is not int or not 0 <= value <= _MAX_TIMEOUT_US:
+    if type(value) is not int or not 0 <= value <= MAX_TIMEOUT_MS * 1000:
         raise InvalidParameter(
-            f"timeout = {str(value)[:40]}; send microseconds up to {_MAX_TIMEOUT_US}, or 0 for the service's own"
+            f"timeout = {str(value)[:40]}; send microseconds up to {MAX_TIMEOUT_MS * 1000}, or 0 for the service's own"
         )
     return value / 1e6 if value else None
 

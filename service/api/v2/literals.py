@@ -31,40 +31,37 @@ _RANGES = {"UINT8": (0, 255)}
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """An array of numbers as it stands in the body, brackets included."""
+    """An array of numbers as it stands in `body` from `start` to `stop`, its brackets included."""
 
-    text: memoryview
+    body: bytes | bytearray
+    start: int
+    stop: int
 
     def read(self, datatype: str, count: int, *, name: str) -> NDArray[np.generic]:
         """All of them as one flat array of `count` elements, UINT8 or FP32. Raises Malformed or InvalidParameter."""
-        self._refuse_unless_balanced(name)
-        if count > len(self.text):  # before memory is taken for them
+        if count > self.stop - self.start:  # before memory is taken for them
             raise InvalidParameter(_miscounted(name, "fewer", count))
         found: NDArray[np.generic] = np.empty(count, np.uint8 if datatype == "UINT8" else np.float32)
-        filled = start = 0
-        text = bytes(self.text)
-        while start < len(text):
-            comma = text.find(b",", start + _STRETCH)
-            stop = comma if comma >= 0 else len(text)
-            values = _values(text[start:stop].translate(_FLAT), datatype, name)
+        filled = depth = 0
+        start = self.start
+        while start < self.stop:
+            comma = self.body.find(b",", start + _STRETCH, self.stop)
+            end = comma if comma >= 0 else self.stop
+            text = bytes(self.body[start:end])
+            depth = _depth(text, depth, last=end == self.stop, name=name)
+            values = _values(text.translate(_FLAT), datatype, name)
             if filled + len(values) > count:
                 raise InvalidParameter(_miscounted(name, "more", count))
             found[filled : filled + len(values)] = values
             filled += len(values)
-            start = stop + 1
+            start = end + 1
         if filled < count:
             raise InvalidParameter(_miscounted(name, f"{filled}, fewer", count))
         return found
 
-    def _refuse_unless_balanced(self, name: str) -> None:
-        codes = np.frombuffer(self.text, np.uint8)
-        depths = np.cumsum(np.where(codes[(codes == ord("[")) | (codes == ord("]"))] == ord("["), 1, -1))
-        if depths[-1] != 0 or depths[:-1].min() < 1:
-            raise Malformed(f"the brackets in the data of {name!r} do not match; send valid JSON")
 
-
-def parse(body: bytes | bytearray) -> tuple[Any, int]:
-    """What `body` says as JSON, with `Numbers` for every array of numbers under a key "data", and the bytes of all of them.
+def parse(body: bytes | bytearray) -> Any:
+    """What `body` says as JSON, with `Numbers` for every array of numbers under a key "data".
 
     Raises Malformed or TooLarge.
     """
@@ -88,7 +85,7 @@ def parse(body: bytes | bytearray) -> tuple[Any, int]:
             f"the body is not JSON ({reason}); where binary tensors follow the JSON, say its length in the header "
             "Inference-Header-Content-Length"
         ) from None
-    return found, sum(len(array.text) for array in arrays)
+    return found
 
 
 def _apart(body: bytes | bytearray) -> tuple[bytes, list[Numbers]]:
@@ -97,24 +94,36 @@ def _apart(body: bytes | bytearray) -> tuple[bytes, list[Numbers]]:
     `"data"` with both quotes is always a whole string of valid JSON, and no quote or brace stands between numbers.
     """
     arrays: list[Numbers] = []
-    view, kept, done, start = memoryview(body), bytearray(), 0, 0
+    view, kept, done, start, keys = memoryview(body), bytearray(), 0, 0, 0
     while match := _KEY.search(body, start):
         first = match.end() - 1
         quote = body.find(b'"', first)
         limit = quote if quote >= 0 else len(body)
         brace = body.find(b"}", first, limit)
         last = body.rfind(b"]", first, brace if brace >= 0 else limit)
-        start = first + 1
+        start, keys = first + 1, keys + 1
+        if keys > _MAX_ARRAYS:
+            raise Malformed(f"the JSON has more than {_MAX_ARRAYS} arrays under data; send one for each input")
         if last < 0:
             continue  # no array of numbers: whatever it is, the parser sees it
-        if len(arrays) == _MAX_ARRAYS:
-            raise Malformed(f"the JSON has more than {_MAX_ARRAYS} arrays under data; send one for each input")
         kept += view[done:first]
         kept += b"[%d]" % len(arrays)
-        arrays.append(Numbers(view[first : last + 1]))
+        arrays.append(Numbers(body, first, last + 1))
         start = done = last + 1
     kept += view[done:]
     return bytes(kept), arrays
+
+
+def _depth(text: bytes, before: int, *, last: bool, name: str) -> int:
+    """How many brackets are open after `text`: none after the last stretch, and some at every place before."""
+    codes = np.frombuffer(text, np.uint8)
+    codes = codes[(codes == ord("[")) | (codes == ord("]"))]
+    depths = before + np.cumsum(np.where(codes == ord("["), 1, -1))
+    inside = depths[:-1] if last else depths
+    after = int(depths[-1]) if len(depths) else before
+    if (inside < 1).any() or (after == 0) != last:
+        raise Malformed(f"the brackets in the data of {name!r} do not match; send valid JSON")
+    return after
 
 
 def _values(text: bytes, datatype: str, name: str) -> NDArray[np.generic]:

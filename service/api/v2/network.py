@@ -47,45 +47,39 @@ class Network:
 
     manifest: Manifest
     part: Part | None
+    stages: tuple[Stage, ...]
+    input: Spec
+    outputs: tuple[Spec, ...]  # `probabilities` first, wherever the graph has them
 
     @classmethod
     def of(cls, manifest: Manifest, part: Part | None) -> Network:
         """Raises UnknownModel where the model has no such part."""
-        if part is not None and manifest.network.kind == "clip":
-            raise UnknownModel(f"{manifest.name!r} is one network, it has no {part} apart; ask for {manifest.name!r}")
-        return cls(manifest, part)
+        stages = manifest.network.stages
+        if part is not None:
+            if part not in stages:
+                raise UnknownModel(
+                    f"{manifest.name!r} is one network, it has no {part} apart; ask for {manifest.name!r}"
+                )
+            stages = (part,)
+        given = Spec.of(manifest.artifacts[stages[0]].inputs[0])
+        if len(stages) > 1:  # its frames come by clips
+            given = Spec("clips", given.datatype, (-1, manifest.network.static_frames or -1, *given.shape[1:]))
+        answers = (Spec.of(tensor) for tensor in manifest.artifacts[stages[-1]].outputs)
+        return cls(manifest, part, stages, given, tuple(sorted(answers, key=lambda spec: spec.name != "probabilities")))
 
     @classmethod
     def all_of(cls, manifest: Manifest) -> tuple[Network, ...]:
         parts = PARTS if manifest.network.kind == "encoder_head" else ()
-        return tuple(cls(manifest, part) for part in (None, *parts))
+        return tuple(cls.of(manifest, part) for part in (None, *parts))
 
     @property
     def name(self) -> str:
         return self.manifest.name + (f".{self.part}" if self.part else "")
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
-        return (self.part,) if self.part else self.manifest.network.stages
-
-    @property
-    def input(self) -> Spec:
-        own = Spec.of(self.manifest.artifacts[self.stages[0]].inputs[0])
-        if self.stages != ("encoder", "head"):
-            return own
-        length = self.manifest.network.static_frames or -1
-        return Spec("clips", own.datatype, (-1, length, *own.shape[1:]))
-
-    @property
-    def outputs(self) -> tuple[Spec, ...]:
-        """`probabilities` first, wherever the graph has them."""
-        specs = [Spec.of(tensor) for tensor in self.manifest.artifacts[self.stages[-1]].outputs]
-        return tuple(sorted(specs, key=lambda spec: spec.name != "probabilities"))
-
-    @property
     def reads_clips(self) -> bool:
         """Whether the second axis of its input is time."""
-        return self.stages != ("encoder",)
+        return self.part != "encoder"
 
     def rows(self, shape: Sequence[int], *, limit: int) -> int:
         """What an input of `shape` weighs in the queue: frames, or clips of a head. Raises InvalidParameter."""

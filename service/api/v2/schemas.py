@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from service.api.schemas import Problem
 
+_MILLISECONDS = {"type": "integer", "minimum": 1, "maximum": 600_000}
 _PARAMETERS = {"type": "object", "description": "KEY: VALUE; see the extensions in GET /v2"}
 _REQUEST: dict[str, Any] = {
     "type": "object",
@@ -41,7 +42,7 @@ _REQUEST: dict[str, Any] = {
         },
     },
 }
-BODY: dict[str, Any] = {
+_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
@@ -56,6 +57,27 @@ BODY: dict[str, Any] = {
         },
     },
 }
+
+
+def asking(*more: str) -> dict[str, Any]:
+    """The operation's parameters, of which `more` stand in the path beside the name, and its body."""
+    path = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in ("name", *more)]
+    said = [
+        _parameter("timeout_ms", "query", _MILLISECONDS, "As parameters.timeout, in ms."),
+        _parameter("X-Timeout-Ms", "header", _MILLISECONDS, "As timeout_ms, which goes before it."),
+        _parameter("priority", "query", {"enum": ["interactive", "bulk"]}, "As parameters.priority."),
+        _parameter(
+            "Inference-Header-Content-Length",
+            "header",
+            {"type": "integer", "minimum": 0},
+            "Bytes of JSON before the tensors; without it the body is JSON, with 0 it is one tensor.",
+        ),
+    ]
+    return {"parameters": [*path, *said], **_BODY}
+
+
+def _parameter(name: str, where: str, schema: dict[str, Any], text: str) -> dict[str, Any]:
+    return {"name": name, "in": where, "schema": schema, "description": text}
 
 
 class Refused(Problem):
