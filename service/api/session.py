@@ -1,8 +1,4 @@
-"""One live stream over a WebSocket: images in as they come, what they show out.
-
-The client sends images as binary messages, each after a text message `{"time_s": …, "duration_s": …}` if it has a clock of its
-own, and gets JSON. A frame that falls between the points of the grid costs nothing. Where frames come faster than they are
-answered the oldest that waits is dropped, and counted in the next message: what is said is said of now.
+"""One live stream: who takes in what comes, who asks the model about it, and how it ends.
 
 # Note [One frame, one lease]
 A stream may last for weeks, so it holds its model for one frame at a time: a model can be unloaded while streams are open.
@@ -16,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import time
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from service.api.inflow import Frame, Inflow
 from service.api.problems import document
 from service.api.schemas import ModelUsed, top, used
 from service.api.state import State
@@ -31,7 +27,6 @@ from service.errors import (
     DeadlineExceeded,
     DecodeFailed,
     Draining,
-    Malformed,
     MareyError,
     NotReady,
     Overloaded,
@@ -41,19 +36,16 @@ from service.errors import (
     UnknownModel,
     UnsupportedMedia,
 )
-from service.live import Due, Grid, Judged, Rolling, Waiting
-from service.media.frames import Decoded, Windows
+from service.live import Judged, Rolling
+from service.media.frames import Windows
+from service.media.grid import Due, Fresh
 from service.predictor import Predictor
-from service.settings import Settings
 
-WAITING_FRAMES = 4
-IDLE_S = 60.0
-_MAX_FRAME_BYTES = 8 * 2**20
-_MAX_TEXT = 1000
+logger = logging.getLogger(__name__)
+
 _MAX_BROKEN = 8  # in a row
-_TIMEOUT_MS = 5000
 
-# What a frame may meet without ending its stream; by RFC 6455 and IANA's registry, how a stream ends where it must.
+# What a frame may meet without ending its stream; and by RFC 6455 and IANA's registry, how a stream ends where it must.
 _PASSING = (Overloaded, DeadlineExceeded, DecodeFailed, UnsupportedMedia, TooManyPixels)
 _CLOSING: tuple[tuple[type[MareyError], int], ...] = (
     (TooLarge, 1009),
@@ -67,139 +59,83 @@ _CLOSING: tuple[tuple[type[MareyError], int], ...] = (
 )
 
 
-class Clock(BaseModel):
-    """When the next frame begins, by the client's clock, and for how long it is shown if that is known."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    time_s: Annotated[float, Field(allow_inf_nan=False, ge=-1e12, le=1e12)]
-    duration_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One image as it came: `arrived` in monotonic seconds, `time_s` by the stream's clock."""
-
-    data: bytes
-    time_s: float
-    arrived: float
-
-
-def max_frame_bytes(settings: Settings) -> int:
-    return min(_MAX_FRAME_BYTES, settings.max_upload_bytes)
-
-
 class Session:
-    """One stream, from the first frame to the last: a reader that never waits for the answers, and whoever answers."""
+    """Answers what is due on `inflow`, one frame after the other, by the version of `model` that it began with."""
 
     def __init__(
         self,
         websocket: WebSocket,
         state: State,
+        inflow: Inflow,
+        *,
         model: Predictor,
         plan: Windows,
-        *,
         top_k: int | None,
-        timeout_ms: int | None,
+        timeout_s: float,
     ) -> None:
         self._websocket = websocket
         self._state = state
+        self._inflow = inflow
         self._manifest = model.manifest
         self._used = used(model, model.info)
+        self._rolling = Rolling(plan)
         self._plan = plan
         self._top_k = top_k
-        most_ms = state.settings.timeout_ms
-        self._timeout_s = min(most_ms, timeout_ms or _TIMEOUT_MS) / 1000
-        self._spacing_s = plan.window_s / plan.frames
-        self._grid: Grid[Frame] = Grid(self._spacing_s)
-        self._rolling = Rolling(plan)
-        self._waiting: Waiting[Due[Frame]] = Waiting(WAITING_FRAMES)
+        self._timeout_s = timeout_s
         self._refused = 0
         self._broken = 0
-        self._clock: Clock | None = None
-        self._has_clock: bool | None = None
-        self._began = 0.0
+        self._ended = False
 
-    async def run(self) -> None:
-        """Until the client leaves or an error ends it; then the frame under way is finished, and nothing is sent of it."""
+    async def run(self, *, encoded: bool, limits: dict[str, Any]) -> None:
+        """Until the client leaves, or says that it has sent all, or an error ends it: which is told before closing."""
         try:
-            await self._send(self._ready())
+            await self._send(self._ready(limits))
         except WebSocketDisconnect:
             return
-        reader, answerer = asyncio.create_task(self._read()), asyncio.create_task(self._answer())
+        answering = asyncio.create_task(self._answer())
+        coming = [asyncio.create_task(self._inflow.read(self._websocket))]
+        if encoded:
+            coming.append(asyncio.create_task(self._inflow.decode()))
         try:
-            done, _ = await asyncio.wait({reader, answerer}, return_when=asyncio.FIRST_COMPLETED)
-            fault = next((error for task in done if (error := task.exception()) is not None), None)
-            self._waiting.close()
-            reader.cancel()
-            if fault is not None and not isinstance(fault, WebSocketDisconnect):
-                await self._end(fault)
-            await asyncio.wait({reader, answerer})
+            fault, pending = None, {answering, *coming}
+            while fault is None and not answering.done():
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                fault = next((error for task in done if (error := task.exception()) is not None), None)
+            self._ended = True
+            self._inflow.waiting.close()
+            for task in coming:
+                task.cancel()
+            await self._close(fault)
+            await asyncio.wait({answering, *coming})
         finally:
-            reader.cancel()
-            answerer.cancel()
-            await asyncio.gather(reader, answerer, return_exceptions=True)
+            for task in (answering, *coming):
+                task.cancel()
+            await asyncio.gather(answering, *coming, return_exceptions=True)
 
-    async def _end(self, fault: BaseException) -> None:
+    async def _close(self, fault: BaseException | None) -> None:
+        if isinstance(fault, WebSocketDisconnect):
+            return
         error = fault if isinstance(fault, MareyError) else MareyError("an error in the service, not in the stream")
-        code = next((code for kind, code in _CLOSING if isinstance(error, kind)), 1011)
+        if fault is not None and fault is not error:
+            logger.error("stream %s failed unexpectedly", self._websocket.state.request_id, exc_info=fault)
         try:
+            if fault is None:
+                await self._websocket.close(1000)
+                return
             await self._send(self._problem(error, ends=True))
+            code = next((code for kind, code in _CLOSING if isinstance(error, kind)), 1011)
             await self._websocket.close(code, reason=error.code)
-        except (WebSocketDisconnect, RuntimeError):  # it has left meanwhile
+        except (WebSocketDisconnect, RuntimeError):  # the client has left meanwhile
             pass
-        if not isinstance(fault, MareyError):
-            raise fault
-
-    async def _read(self) -> None:
-        """Take in what comes, and put aside what is due. Raises WebSocketDisconnect at the end, MareyError where it must end."""
-        while True:
-            try:
-                async with asyncio.timeout(IDLE_S):
-                    message = await self._websocket.receive()
-            except TimeoutError:
-                raise RequestError(f"no frame came for {IDLE_S:g} s; open a new stream when there are some") from None
-            if message["type"] == "websocket.disconnect":
-                raise WebSocketDisconnect(message.get("code", 1005))
-            if (data := message.get("bytes")) is not None:
-                self._take(data)
-            else:
-                self._set_clock(message["text"])
-
-    def _set_clock(self, text: str) -> None:
-        if self._clock is not None:
-            raise Malformed("two times in a row; send each image right after its time")
-        try:
-            self._clock = Clock.model_validate_json(text[:_MAX_TEXT])
-        except ValidationError as error:
-            fault = error.errors()[0]
-            raise Malformed(
-                f'{text[:80]!r} is no time ({fault["msg"]}); send {{"time_s": SECONDS}} and then the image, as a binary message'
-            ) from None
-
-    def _take(self, data: bytes) -> None:
-        limit = max_frame_bytes(self._state.settings)
-        if len(data) > limit:
-            raise TooLarge(f"the frame has {len(data)} bytes, at most {limit} are taken; send it smaller")
-        arrived, clock, self._clock = time.monotonic(), self._clock, None
-        if self._has_clock is None:
-            self._has_clock, self._began = clock is not None, arrived
-        if self._has_clock != (clock is not None):
-            raise Malformed("some frames have times and others have none; send all with their times, or none")
-        # Without times, a frame stands for the point that follows: so its answer need not wait for the next frame.
-        clock = clock or Clock(time_s=arrived - self._began, duration_s=self._spacing_s)
-        frame = Frame(data, clock.time_s, arrived)
-        for due in self._grid.arrive(frame, time_s=clock.time_s, duration_s=clock.duration_s):
-            self._waiting.put(due)
 
     async def _answer(self) -> None:
-        """Ask the model about each frame that is due, one after the other. Raises MareyError where the stream must end."""
-        while (due := await self._waiting.get()) is not None:
+        """Ask the model about each frame that is due. Raises MareyError where the stream must end."""
+        while (due := await self._inflow.waiting.get()) is not None:
             try:
                 message = await self._see(due)
             except _PASSING as error:
                 message = self._passed_over(due, error)
-            if message is not None:
+            if message is not None and not self._ended:
                 await self._send(message)
 
     def _passed_over(self, due: Due[Frame], error: MareyError) -> dict[str, Any]:
@@ -212,45 +148,48 @@ class Session:
         return self._problem(error, due=due)
 
     async def _see(self, due: Due[Frame]) -> dict[str, Any] | None:
+        """What the model says now that this frame is there, or None where the stride leaves it out."""
         taken, name = time.monotonic(), f"{self._manifest.name}:{self._manifest.version}"
         deadline = taken + self._timeout_s
         try:
             async with asyncio.timeout(self._timeout_s), self._state.registry.lease(name, task="video") as model:
                 if model.manifest != self._manifest:
                     raise UnknownModel(f"the model {name} was replaced by another of this version; open a new stream")
-                with self._state.admission.enter() as ticket:
-                    ticket.hold(len(due.frame.data))
-                    ticket.queue(1)
-                    decoded = await self._state.registry.decoders.image(due.frame.data, spec=self._manifest.input)
-                    ticket.decoded()
-                    at_engine = time.monotonic()
-                    asked = model.asked(deadline=deadline, priority="interactive")
-                    judged = await self._rolling.see(
-                        decoded.clip.frames, first=due.first, last=due.last, model=model, asked=asked
-                    )
+                fresh = await self._decoded(due.frame.data)
+                at_engine = time.monotonic()
+                asked = model.asked(deadline=deadline, priority="interactive")
+                judged = await self._rolling.see(fresh.pixels, first=due.first, last=due.last, model=model, asked=asked)
         except TimeoutError:
             raise DeadlineExceeded(f"no answer within {self._timeout_s:g} s; raise timeout_ms") from None
         self._broken = 0
         if judged is None:
             return None
-        ran = used(model, asked.replica.engine.info)
-        return self._prediction(due, judged, decoded, ran, taken=taken, at_engine=at_engine)
-
-    def _prediction(
-        self, due: Due[Frame], judged: Judged, decoded: Decoded, ran: ModelUsed, *, taken: float, at_engine: float
-    ) -> dict[str, Any]:
-        now, origin, through = time.monotonic(), self._grid.origin_s or 0.0, judged.through
-        inside_ms = decoded.decode_ms + decoded.preprocess_ms
+        inside_s = 0.0 if isinstance(due.frame.data, Fresh) else (fresh.decode_ms + fresh.preprocess_ms) / 1000
         timings = {
             "wait": (taken - due.frame.arrived) * 1000,
-            "decode": decoded.decode_ms,
-            "preprocess": decoded.preprocess_ms,
-            "queue": max(0.0, (at_engine - taken) * 1000 - inside_ms) + sum(each.queue_s for each in through) * 1000,
-            "encode": through[0].run_s * 1000,
-            "head": sum(each.run_s for each in through[1:]) * 1000,
-            "total": (now - due.frame.arrived) * 1000,
+            "decode": fresh.decode_ms,
+            "preprocess": fresh.preprocess_ms,
+            "queue": (max(0.0, at_engine - taken - inside_s) + sum(each.queue_s for each in judged.through)) * 1000,
+            "encode": judged.through[0].run_s * 1000,
+            "head": sum(each.run_s for each in judged.through[1:]) * 1000,
+            "total": (time.monotonic() - due.frame.arrived) * 1000,
         }
         self._state.telemetry.stages(self._manifest.name, timings)
+        return self._prediction(due, judged, ran=used(model, asked.replica.engine.info), timings=timings)
+
+    async def _decoded(self, data: bytes | Fresh) -> Fresh:
+        with self._state.admission.enter() as ticket:
+            ticket.hold(len(data) if isinstance(data, bytes) else data.pixels.nbytes)
+            ticket.queue(1)
+            if isinstance(data, Fresh):
+                return data
+            decoded = await self._state.registry.decoders.image(data, spec=self._manifest.input)
+        return Fresh(decoded.clip.frames, 0.0, decoded.decode_ms, decoded.preprocess_ms)
+
+    def _prediction(
+        self, due: Due[Frame], judged: Judged, *, ran: ModelUsed, timings: dict[str, float]
+    ) -> dict[str, Any]:
+        origin = self._inflow.origin_s
         predictions = top(judged.probabilities, self._manifest.labels, self._top_k)
         return {
             "type": "prediction",
@@ -271,35 +210,29 @@ class Session:
     @property
     def dropped(self) -> int:
         """Frames that were due and are not in the window: those that waited too long, and those that were refused."""
-        return self._waiting.dropped + self._refused
+        return self._inflow.waiting.dropped + self._refused
 
     def _problem(self, error: MareyError, *, due: Due[Frame] | None = None, ends: bool = False) -> dict[str, Any]:
         told: dict[str, Any] = {"type": "problem", "ends": ends, "dropped": self.dropped}
         if due is not None:
             told["time_s"] = round(due.frame.time_s, 6)
+        if error.retry_after_s is not None:
+            told["retry_after_s"] = math.ceil(error.retry_after_s)
         problem = document(
             self._websocket, status=error.status, code=error.code, title=error.title, detail=error.detail
         )
-        if error.retry_after_s is not None:
-            told["retry_after_s"] = math.ceil(error.retry_after_s)
         return {**told, "problem": problem}
 
-    def _ready(self) -> dict[str, Any]:
-        settings, plan = self._state.settings, self._plan
+    def _ready(self, limits: dict[str, Any]) -> dict[str, Any]:
+        plan = self._plan
         return {
             "type": "ready",
             "model": self._used.model_dump(),
-            "spacing_s": self._spacing_s,
+            "spacing_s": plan.window_s / plan.frames,
             "frames": plan.frames,
             "window_s": plan.window_s,
             "stride_s": self._rolling.stride_s,
-            "limits": {
-                "max_frame_bytes": max_frame_bytes(settings),
-                "max_pixels": settings.max_pixels,
-                "waiting_frames": WAITING_FRAMES,
-                "timeout_ms": round(self._timeout_s * 1000),
-                "idle_s": IDLE_S,
-            },
+            "limits": limits,
             "request_id": self._websocket.state.request_id,
         }
 

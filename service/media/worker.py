@@ -20,6 +20,7 @@ from service.bundle.manifest import Input, Sampling
 from service.errors import DecodeLimit, MareyError
 from service.media import wire
 from service.media.frames import Decoded, Stretch, Windows
+from service.media.grid import Container, Due, Fresh
 from service.media.limits import Limits
 
 READY = "ready"
@@ -67,6 +68,15 @@ def frames(
     from service.media.stretches import decode_stretches  # noqa: PLC0415
 
     return decode_stretches(source, spec=spec, plan=plan, limits=limits, cpu_s=cpu_s)
+
+
+def feed(
+    path: Path, *, container: Container, spec: Input, spacing_s: float, limits: Limits
+) -> Iterator[Due[Fresh] | None]:
+    """`decode_feed`, likewise."""
+    from service.media.feed import decode_feed  # noqa: PLC0415
+
+    return decode_feed(path, container=container, spec=spec, spacing_s=spacing_s, limits=limits)
 
 
 def _serve(connection: socket.socket, call: Call, *, cpu_s: float) -> None:

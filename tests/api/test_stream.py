@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import httpx
 import numpy as np
+import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -52,12 +53,13 @@ def refusal(running: Any, *, headers: dict[str, str] | None = None, **query: obj
     return httpx.Response(answer.status_code, headers=list(answer.headers.raw_items()), content=bytes(answer.body))
 
 
-def end_of(stream: ClientConnection) -> tuple[int, dict[str, Any]]:
-    """The code that it was closed with, and the last message."""
+def end_of(stream: ClientConnection, *, heard_before: list[dict[str, Any]] | None = None) -> tuple[int, dict[str, Any]]:
+    """The code that it was closed with, and the last message; `heard_before` takes all of them."""
     last: dict[str, Any] = {}
     while True:
         try:
             last = heard(stream)
+            (heard_before if heard_before is not None else []).append(last)
         except ConnectionClosed as error:
             return error.rcvd.code if error.rcvd else 1006, last
 
@@ -213,8 +215,6 @@ def test_when_frames_come_too_fast_the_oldest_are_dropped_and_counted(served, ma
 
 
 def test_a_client_that_does_not_read_holds_up_nobody_and_costs_no_memory(served, make_picture: Make) -> None:
-    import psutil  # noqa: PLC0415
-
     server = psutil.Process(served.process.pid)
     image = make_picture("red", height=300, width=400, suffix=".png")
     with streaming(served, window_s=1, frames=4, top_k=0) as deaf, streaming(served) as other:
@@ -249,8 +249,8 @@ def test_a_broken_frame_does_not_end_a_stream_and_many_do(served, make_picture: 
         (["{}"], 1008, "malformed", "time_s"),
         (['{"time_s": "soon"}'], 1008, "malformed", "time_s"),
         (['{"time_s": NaN}'], 1008, "malformed", "time_s"),
-        (['{"time_s": 1}', '{"time_s": 2}'], 1008, "malformed", "two times in a row"),
-        ([b"x", '{"time_s": 1}', b"x"], 1008, "malformed", "some frames have times"),
+        (['{"time_s": 1}', '{"time_s": 2}'], 1008, "malformed", "two texts in a row"),
+        ([b"x", '{"time_s": 1}', b"x"], 1008, "malformed", "some images have times"),
     ],
 )
 def test_what_cannot_be_understood_ends_the_stream_with_its_reason(served, messages, code, problem, saying) -> None:
@@ -322,3 +322,85 @@ def test_pixels_and_bytes_are_bounded_as_of_images(served) -> None:
     with streaming(served) as stream:
         send(stream, large, 0, 1)
         assert heard(stream)["problem"]["code"] == "too_many_pixels"
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory) -> dict[str, bytes]:
+    """Three seconds of red, green and blue, as a camera's recorder would send them."""
+    folder, made = tmp_path_factory.mktemp("encoded"), {}
+    for form, suffix, codec in (("webm", ".webm", "VP80"), ("mpegts", ".ts", "mp4v")):
+        file = folder / f"made{suffix}"
+        writer = cv2.VideoWriter(str(file), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), 20, (64, 48))
+        assert writer.isOpened(), codec
+        for color in COLORS.values():
+            for _ in range(20):
+                writer.write(np.full((48, 64, 3), color[::-1], np.uint8))
+        writer.release()
+        made[form] = file.read_bytes()
+    return made
+
+
+@pytest.mark.parametrize("form", ["webm", "mpegts"])
+def test_encoded_video_in_pieces_is_answered_as_the_files_windows_are(served, encoded, form: str) -> None:
+    video, wishes = encoded[form], {"model": "color", "window_s": 1, "frames": 4, "top_k": 0}
+    file = served.post("/classify/video", video, stride_s=0.25, merge=False, **wishes).json()
+    with streaming(served, format=form, drop="false", **wishes) as stream:
+        for start in range(0, len(video), 1000):
+            stream.send(video[start : start + 1000])
+        stream.send('{"end": true}')
+        answers = []
+        code, _ = end_of(stream, heard_before=answers)
+    assert code == 1000
+    assert [each["type"] for each in answers] == ["prediction"] * 12
+    assert [each["time_s"] for each in answers] == [frame["time_s"] for frame in file["sampling"]["frames"]]
+    full = [each for each in answers if each["filled"] == 1]
+    assert [each["window"]["end_s"] for each in full] == [window["end_s"] for window in file["segments"]]
+    for mine, window in zip(full, file["segments"], strict=True):
+        assert shares(mine) == pytest.approx(shares(window), abs=1e-5)
+    assert answers[-1]["dropped"] == 0
+
+
+def decoders(running: Any) -> set[int]:
+    return {child.pid for child in psutil.Process(running.process.pid).children(recursive=True)}
+
+
+def test_encoded_video_is_answered_while_it_comes_and_its_decoder_goes_with_it(served, encoded) -> None:
+    video, before = encoded["mpegts"], decoders(served)
+    with streaming(served, format="mpegts", window_s=1, frames=4) as stream:
+        for start in range(0, len(video), 188):
+            stream.send(video[start : start + 188])
+        first = heard(stream)  # and the end has not been said
+        assert first["predictions"][0]["label"] == "red"
+        (own,) = decoders(served) - before
+    _, alive = psutil.wait_procs([psutil.Process(own)] if psutil.pid_exists(own) else [], timeout=10)
+    assert alive == []
+
+
+def test_a_decoder_that_dies_ends_its_stream_alone(served, encoded, make_picture: Make) -> None:
+    before = decoders(served)
+    with streaming(served, format="webm") as stream, streaming(served, window_s=1, frames=4) as other:
+        stream.send(encoded["webm"][:1000])
+        while not (mine := decoders(served) - before):
+            pass
+        psutil.Process(mine.pop()).kill()
+        code, last = end_of(stream)
+        assert (code, last["problem"]["code"]) == (1007, "decode_failed")
+        send(other, make_picture("blue"), 0, 1)
+        assert heard(other)["predictions"][0]["label"] == "blue"
+
+
+@pytest.mark.parametrize(
+    ("form", "content", "code", "problem"),
+    [
+        ("webm", b"no video, whatever it says " * 100, 1003, "unsupported_media"),
+        ("mpegts", "webm", 1003, "unsupported_media"),
+        ("webm", b"\x1a\x45\xdf\xa3" + b"\x01" * 3000, 1007, "decode_failed"),
+        ("webm", b"#EXTM3U\nhttp://127.0.0.1/\n" * 100, 1003, "unsupported_media"),
+    ],
+)
+def test_what_is_no_such_stream_is_refused(served, encoded, form: str, content: bytes | str, code, problem) -> None:
+    with streaming(served, format=form) as stream:
+        stream.send(content if isinstance(content, bytes) else encoded[content])
+        stream.send('{"end": true}')
+        closed, last = end_of(stream)
+    assert (closed, last["problem"]["code"]) == (code, problem)
