@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service.drift import Drift
 from service.nvml import THROTTLE_REASONS, Gpu, Reading
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
+# Of the classes that a model has answered with, so many are counted by name; no label of a bundle has parentheses of ours.
+MAX_LABELS = 50
+OTHER = "(other)"
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _GPU_LABELS = ("gpu", "uuid", "name")
@@ -24,6 +30,9 @@ _GPU_GAUGES: tuple[tuple[str, str, Callable[[Gpu], float | None]], ...] = (
     ("marey_gpu_temperature_celsius", "Temperature of the chip.", lambda gpu: gpu.temperature_c),
     ("marey_gpu_sm_clock_hertz", "Clock of the multiprocessors.", lambda gpu: gpu.sm_clock_hz),
 )
+
+
+M = TypeVar("M", Counter, Histogram)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,43 +54,71 @@ class Telemetry:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "marey_requests", "Requests answered.", ("route", "status", "code"), registry=self._registry
+        self._requests = _Children[Counter](
+            Counter("marey_requests", "Requests answered.", ("route", "status", "code"), registry=self._registry)
         )
-        self._request_seconds = Histogram(
-            "marey_request_seconds",
-            "From the first byte to the answer.",
-            ("route",),
-            buckets=_SECONDS,
-            registry=self._registry,
+        self._request_seconds = _Children[Histogram](
+            Histogram(
+                "marey_request_seconds",
+                "From the first byte to the answer.",
+                ("route",),
+                buckets=_SECONDS,
+                registry=self._registry,
+            )
         )
-        self._stage_seconds = Histogram(
-            "marey_stage_seconds",
-            "Time in each stage of a classification.",
-            ("model", "stage"),
-            buckets=_SECONDS,
-            registry=self._registry,
+        self._stage_seconds = _Children[Histogram](
+            Histogram(
+                "marey_stage_seconds",
+                "Time in each stage of a classification.",
+                ("model", "stage"),
+                buckets=_SECONDS,
+                registry=self._registry,
+            )
         )
-        self._batch_rows = Histogram(
-            "marey_batch_rows",
-            "Rows that ran together.",
-            ("stage",),
-            buckets=(1, 2, 4, 8, 16, 32, 64),
-            registry=self._registry,
+        self._batch_rows = _Children[Histogram](
+            Histogram(
+                "marey_batch_rows",
+                "Rows that ran together.",
+                ("stage",),
+                buckets=(1, 2, 4, 8, 16, 32, 64),
+                registry=self._registry,
+            )
         )
-        self._device_seconds = Counter(
-            "marey_device_seconds", "Time the device was busy.", ("stage",), registry=self._registry
+        self._device_seconds = _Children[Counter](
+            Counter("marey_device_seconds", "Time the device was busy.", ("stage",), registry=self._registry)
         )
-        self._refusals = Counter(
-            "marey_refusals", "Requests refused with 429 overloaded.", ("reason",), registry=self._registry
+        self._refusals = _Children[Counter](
+            Counter("marey_refusals", "Requests refused with 429 overloaded.", ("reason",), registry=self._registry)
         )
-        self._staged: set[tuple[str, str]] = set()  # labels of _stage_seconds
+        self._probabilities = _Children[Histogram](
+            Histogram(
+                "marey_answer_probability",
+                "Of the top class of each answer of /classify.",
+                ("model", "version"),
+                buckets=_PROBABILITIES,
+                registry=self._registry,
+            )
+        )
+        self._answers = _Children[Counter](
+            Counter(
+                "marey_answers",
+                f"Answers of /classify by their top class: the first {MAX_LABELS} that occur, and the others together.",
+                ("model", "version", "label"),
+                registry=self._registry,
+            )
+        )
+        self._drifts: dict[tuple[str, str], Drift] = {}
+        self._registry.register(_Drifts(self._drifts))
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Export `value()` as the gauge `name`, read at each scrape."""
         gauge: Collector = Gauge(name, text, registry=self._registry)
         assert isinstance(gauge, Gauge)
         gauge.set_function(value)
+
+    def watch_count(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Export `value()`, which only grows, as the counter `name`, read at each scrape."""
+        self._registry.register(_Count(name, text, value))
 
     def watch_each(self, name: str, text: str, label: str, values: Mapping[str, Callable[[], float]]) -> None:
         """As `watch`, a value for each key of `values`, which is its `label`."""
@@ -98,32 +135,92 @@ class Telemetry:
         self._registry.register(_Models(read, self._forget_but))
 
     def request(self, *, route: str, status: int, code: str, seconds: float | None) -> None:
-        self._requests.labels(route, str(status), code).inc()
+        self._requests[route, str(status), code].inc()
         if seconds is not None:
-            self._request_seconds.labels(route).observe(seconds)
+            self._request_seconds[route,].observe(seconds)
 
     def refused(self, reason: str) -> None:
-        self._refusals.labels(reason).inc()
+        self._refusals[reason,].inc()
 
     def stages(self, model: str, timings_ms: Mapping[str, float]) -> None:
         for stage, milliseconds in timings_ms.items():
-            self._staged.add((model, stage))
-            self._stage_seconds.labels(model, stage).observe(milliseconds / 1000)
+            self._stage_seconds[model, stage].observe(milliseconds / 1000)
 
     def batch(self, stage: str, rows: int, seconds: float) -> None:
-        self._batch_rows.labels(stage).observe(rows)
-        self._device_seconds.labels(stage).inc(seconds)
+        self._batch_rows[stage,].observe(rows)
+        self._device_seconds[stage,].inc(seconds)
+
+    def answered(self, model: str, version: str, *, class_id: int, label: str, probability: float) -> None:
+        """An answer's top class, for who watches whether a model still answers as it did; see service/drift.py."""
+        self._probabilities[model, version].observe(probability)
+        drift = self._drifts.get((model, version))
+        if drift is None:
+            drift = self._drifts[model, version] = Drift()
+        drift.note(class_id, probability)
+        known = (model, version, label)
+        if (
+            known not in self._answers
+            and sum(1 for each in tuple(self._answers) if each[:2] == known[:2]) >= MAX_LABELS
+        ):
+            known = (model, version, OTHER)
+        self._answers[known].inc()
 
     def render(self) -> bytes:
         """The exposition, with whatever is read at each scrape: it may take milliseconds, so keep it off the event loop."""
         return generate_latest(self._registry)
 
-
     def _forget_but(self, models: set[str]) -> None:
-        """Of a model that is gone, the histograms would be exported for ever."""
-        for labels in [each for each in tuple(self._staged) if each[0] not in models]:
-            self._staged.discard(labels)
-            self._stage_seconds.remove(*labels)
+        """Of a model that is gone, what it has counted would be exported for ever."""
+        for children in (self._stage_seconds, self._probabilities, self._answers):
+            children.forget(lambda labels: labels[0] not in models)
+        for key in [key for key in tuple(self._drifts) if key[0] not in models]:
+            del self._drifts[key]
+
+
+class _Children(dict[tuple[str, ...], M]):
+    """The children of a metric by their labels: prometheus_client finds them more slowly than they count."""
+
+    def __init__(self, metric: M) -> None:
+        super().__init__()
+        self._metric: Any = metric
+
+    def __missing__(self, labels: tuple[str, ...]) -> M:
+        child: M = self._metric.labels(*labels)
+        self[labels] = child
+        return child
+
+    def forget(self, gone: Callable[[tuple[str, ...]], bool]) -> None:
+        """From any thread."""
+        for labels in [labels for labels in tuple(self) if gone(labels)]:
+            self.pop(labels, None)
+            self._metric.remove(*labels)
+
+
+class _Count(Collector):
+    def __init__(self, name: str, text: str, value: Callable[[], float]) -> None:
+        self._name, self._text, self._value = name, text, value
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(self._name, self._text, value=self._value())
+
+
+class _Drifts(Collector):
+    """See Note [What the index says] in service/drift.py."""
+
+    def __init__(self, drifts: Mapping[tuple[str, str], Drift]) -> None:
+        self._drifts = drifts
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "marey_drift_psi",
+            "Population stability index of the latest answers against the first ones.",
+            labels=("model", "version", "of"),
+        )
+        for labels, drift in tuple(self._drifts.items()):
+            for of, value in (("class", drift.of_classes), ("probability", drift.of_probability)):
+                if value is not None:
+                    family.add_metric((*labels, of), value)
+        yield family
 
 
 class _Models(Collector):

@@ -204,6 +204,14 @@ async def _answer(
         raise place.too_late()
     timings = {"read": read_ms, **answer.timings_ms, "total": (time.monotonic() - place.began) * 1000}
     state.telemetry.stages(model.manifest.name, timings)
+    top = int(answer.probabilities.argmax())
+    state.telemetry.answered(
+        model.manifest.name,
+        model.manifest.version,
+        class_id=top,
+        label=model.manifest.labels[top],
+        probability=float(answer.probabilities[top]),
+    )
     request.state.timings, request.state.answered_by = timings, _answered_by(model, answer)
     return answer, timings
 

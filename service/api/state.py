@@ -75,6 +75,16 @@ class State:
             "priority",
             {priority: partial(self.admission.wait_s, priority) for priority in PRIORITIES},
         )
+        self.telemetry.watch("marey_spool_bytes", "Uploads that lie in the spool.", lambda: self.spool.used_bytes)
+        self.telemetry.watch("marey_decode_busy", "Decode workers that decode.", lambda: self.registry.decoders.busy)
+        self.telemetry.watch(
+            "marey_decode_waiting", "Files waiting for a decode worker.", lambda: self.registry.decoders.waiting
+        )
+        self.telemetry.watch_count(
+            "marey_decode_replaced",
+            "Decode workers that died or were killed, as by a file that takes too long.",
+            lambda: self.registry.decoders.replaced,
+        )
         self.telemetry.watch("marey_streams_active", "Live streams that are open.", lambda: self.streams)
         self.telemetry.watch_each(
             "marey_jobs",

@@ -47,7 +47,7 @@ class DecodePool:
 
     A call waits for a free worker without a limit: whoever accepts requests bounds how long (see `waiting_s`). Once it runs
     it has `timeout_s` of wall time and as much processor time. A worker is replaced after `calls_per_worker` calls, so that
-    what FFmpeg leaks goes with it. Where workers fail to start, the pool is not `alive` and tries again after growing pauses.
+    what FFmpeg leaks goes with it; `replaced` counts those that died or were killed. Where workers fail to start, the pool is not `alive` and tries again after growing pauses.
     """
 
     size: int = 2
@@ -57,6 +57,7 @@ class DecodePool:
     calls_per_worker: int = 500
     grace_s: float = 0.5
     pause_s: float = 1.0
+    replaced: int = field(default=0, init=False)
     _turns: Turns[Worker] = field(init=False)
     _workers: set[Worker] = field(default_factory=set, init=False)
     _ready: set[Worker] = field(default_factory=set, init=False)
@@ -89,6 +90,11 @@ class DecodePool:
     def waiting(self) -> int:
         """Calls without a worker yet."""
         return self._turns.waiting
+
+    @property
+    def busy(self) -> int:
+        """Workers that decode."""
+        return self._turns.running
 
     def waiting_s(self, priority: Priority) -> float:
         """How long the workers have to do with the calls that wait and come before a new one of `priority`."""
@@ -252,6 +258,7 @@ class DecodePool:
             self._turns.offer(worker)
 
     def _replace(self, worker: Worker) -> None:
+        self.replaced += 1
         self._discard(worker)
         # Whoever is about to retire has a successor already.
         if self._revival is None:
