@@ -25,7 +25,7 @@ from service.replica import Asked, Replica
 from service.traces import stage
 
 # Of all windows of one video together: a head reads so many features, a clip network computes so many frames.
-_MAX_WINDOW_FRAMES = 16_384
+MAX_WINDOW_FRAMES = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +183,9 @@ class Predictor:
     def _chosen(self, windows: tuple[Window, ...]) -> list[tuple[int, ...]]:
         """Positions of each window's frames. Raises InvalidParameter where there are too many."""
         total = sum(window.count for window in windows)
-        if total > _MAX_WINDOW_FRAMES:
+        if total > MAX_WINDOW_FRAMES:
             raise InvalidParameter(
-                f"{len(windows)} windows hold {total} frames in all, {_MAX_WINDOW_FRAMES} are allowed; "
+                f"{len(windows)} windows hold {total} frames in all, {MAX_WINDOW_FRAMES} are allowed; "
                 "raise stride_s or window_s, or lower frames"
             )
         return [self.rows_of(window.first, window.count) for window in windows]

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Body, Depends
 from pydantic import BaseModel, Field
 
 from service.api.guard import require_admin
+from service.api.limits import limits_of
 from service.api.schemas import Problem
 from service.api.state import State, StateOf
 from service.bundle.manifest import Task
@@ -68,7 +69,7 @@ class Models(BaseModel):
 
     models: list[ModelListed]
     broken: list[BundleBroken]
-    limits: dict[str, int | float | None]
+    limits: dict[str, int | float | None] = Field(description="In short; GET /limits tells the rest of them.")
 
 
 class Shared(BaseModel):
@@ -80,9 +81,7 @@ class Shared(BaseModel):
 @router.get("")
 async def models(state: StateOf) -> Models:
     """Every version that is known, the bundles that are not served and why, and the limits on what may be sent."""
-    limits = state.settings.model_dump(
-        include={"max_upload_bytes", "max_pixels", "max_duration_s", "max_requests", "max_queued_rows", "timeout_ms"}
-    )
+    limits = {limit.name: limit.value for limit in limits_of(state).limits}
     known = [listed(state, model) for model in state.registry.known if model.error is None or model.held is not None]
     return Models(models=known, broken=broken(state.registry.broken), limits=limits)
 

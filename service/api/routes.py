@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from service.api.limits import Limits, limits_of
 from service.api.models import broken, listed
 from service.api.state import StateOf
 from service.telemetry import CONTENT_TYPE
@@ -35,6 +36,12 @@ async def ready(state: StateOf) -> dict[str, Any]:
         "broken": broken(state.registry.broken),
         "jobs": {"taken": state.desk.closed is None, "reason": state.desk.closed and str(state.desk.closed)},
     }
+
+
+@router.get("/limits", tags=["models"])
+async def limits(state: StateOf) -> Limits:
+    """Every limit on what may be sent: its value, the setting that sets it, and how a refusal reads."""
+    return limits_of(state)
 
 
 @router.get("/metrics", tags=["health"], response_class=Response)

@@ -33,7 +33,7 @@ class Desk:
         self._folder = Folder(settings.jobs or _default())
         self._database = Database(self._folder.database)
         self.store = Store(self._database)
-        limits = Limits(
+        self.limits = Limits(
             max_pixels=settings.max_pixels,
             max_duration_s=settings.max_job_duration_s,
             max_decoded_frames=int(settings.max_job_duration_s * _MAX_FPS),
@@ -42,7 +42,7 @@ class Desk:
             store=self.store,
             folder=self._folder,
             registry=registry,
-            limits=limits,
+            limits=self.limits,
             keep_s=settings.keep_jobs_s,
             at_once=2 if settings.decode_workers >= 8 else 1,
         )
