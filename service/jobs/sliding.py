@@ -28,10 +28,10 @@ class Sliding:
         # Frame, and the point after its last: of the points that a window to come may hold.
         self._runs: deque[tuple[int, int]] = deque()
 
-    @property
-    def stride_s(self) -> float:
-        """As used: a multiple of the grid's spacing."""
-        return self._step * self._spacing
+    def stride_s(self, duration_s: float) -> float:
+        """As used, in a video of that length: a multiple of the grid's spacing."""
+        spacing = self._spacing_of(duration_s)
+        return max(1, math.floor(self._plan.stride_s / spacing + 0.5)) * spacing
 
     @property
     def needed(self) -> int:
@@ -67,14 +67,16 @@ class Sliding:
         plan, total = self._plan, self._points
         if not self._frames:
             return ()
-        short = 0 < duration_s < plan.window_s
-        spacing = duration_s / plan.frames if short else self._spacing
         if total <= plan.frames:
-            end = grid_points(duration_s, plan=plan) * spacing
+            end = grid_points(duration_s, plan=plan) * self._spacing_of(duration_s)
             return (Window(0.0, end, 0, self._frames),) if self._next == 0 else ()
         if self._next - self._step + plan.frames >= total:
             return ()
         return (self._window(total - plan.frames),)
+
+    def _spacing_of(self, duration_s: float) -> float:
+        """A video shorter than a window is one window of its own length, which makes the grid."""
+        return (min(self._plan.window_s, duration_s) if duration_s > 0 else self._plan.window_s) / self._plan.frames
 
     def _inside(self, first: int, end: int) -> bool:
         """Whether a point from `first` to before `end` lies in a window that is still to come."""

@@ -105,7 +105,7 @@ class Work:
             self._add(closing)
         assert self._total is not None
         probabilities = (self._total / self._windows).astype(np.float32)
-        stride_s = self._sliding.stride_s
+        stride_s = self._sliding.stride_s(last.info.duration_s)
         await self._save(last, Outcome(last.info, stride_s, self._windows, last.warnings, probabilities))
 
     async def _look(self, stretch: Stretch, *, first: int) -> None:

@@ -73,6 +73,27 @@ def test_a_video_goes_to_fight_by_default_and_to_imagenet_by_name(shipped, data:
 
 
 @pytest.mark.data
+def test_a_job_answers_of_a_real_clip_what_the_same_windows_are_answered_at_once(shipped, data: Path) -> None:
+    content = (data / "hostile_videos" / "made" / "long_110s.mp4").read_bytes()
+    query = {"model": "fight", "window_s": 2, "stride_s": 1, "frames": 8}
+    at_once = shipped.post("/classify/video", content, **query).json()
+    job = shipped.post("/jobs", content, **query).headers["location"]
+    while (answer := shipped.client.get(job).json())["state"] in ("queued", "running"):
+        pass
+    assert answer["state"] == "done", answer
+    found = shipped.client.get(f"{job}/result").json()
+    assert found["video"] == at_once["video"]
+    assert len(found["segments"]) == len(at_once["segments"]) > 1
+    for mine, theirs in zip(found["segments"], at_once["segments"], strict=True):
+        assert [mine[name] for name in ("start_s", "end_s", "windows")] == [
+            theirs[name] for name in ("start_s", "end_s", "windows")
+        ]
+        for one, other in zip(mine["predictions"], theirs["predictions"], strict=True):
+            assert one["label"] == other["label"]
+            assert one["probability"] == pytest.approx(other["probability"], abs=1e-4)
+
+
+@pytest.mark.data
 def test_the_service_stays_alive_and_quick_while_a_long_video_is_classified(shipped, data: Path) -> None:
     content = (data / "hostile_videos" / "made" / "long_110s.mp4").read_bytes()
     answers: list[httpx.Response] = []

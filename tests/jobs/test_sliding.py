@@ -60,6 +60,7 @@ def test_they_are_the_windows_of_the_whole_video(plan: Windows) -> None:
         sliding = Sliding(plan)
         found, sure = slid(sliding, counts, end)
         assert same(found, whole), times
+        assert sliding.stride_s(end) == by_windows(times, plan=plan, duration_s=end).stride_s
         regular = {row for w in found[:-1] for row in range(w.first, w.first + w.count)}
         assert regular <= sure, "what a window holds is known to be needed when it comes"
         for done in {1, len(whole) // 2, len(whole) - 1} & set(range(len(whole))):
@@ -83,4 +84,4 @@ def test_what_is_remembered_does_not_grow_with_the_video() -> None:
 
 
 def test_the_stride_is_a_multiple_of_the_spacing() -> None:
-    assert Sliding(Windows(window_s=1, stride_s=0.6, frames=4)).stride_s == 0.5
+    assert Sliding(Windows(window_s=1, stride_s=0.6, frames=4)).stride_s(9.0) == 0.5
