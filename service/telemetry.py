@@ -107,6 +107,7 @@ class Telemetry:
                 registry=self._registry,
             )
         )
+        self._read_models: Callable[[], Sequence[ModelReading]] | None = None
         self._drifts: dict[tuple[str, str], Drift] = {}
         self._registry.register(_Drifts(self._drifts))
 
@@ -132,7 +133,8 @@ class Telemetry:
 
     def watch_models(self, read: Callable[[], Sequence[ModelReading]]) -> None:
         """Export what `read()` says of each model, read at each scrape; what it leaves out leaves the exposition."""
-        self._registry.register(_Models(read, self._forget_but))
+        self._read_models = read
+        self._registry.register(_Models(read))
 
     def request(self, *, route: str, status: int, code: str, seconds: float | None) -> None:
         self._requests[route, str(status), code].inc()
@@ -167,13 +169,17 @@ class Telemetry:
 
     def render(self) -> bytes:
         """The exposition, with whatever is read at each scrape: it may take milliseconds, so keep it off the event loop."""
+        if self._read_models is not None:
+            self._forget_but({(each.model, each.version) for each in self._read_models()})
         return generate_latest(self._registry)
 
-    def _forget_but(self, models: set[str]) -> None:
+    def _forget_but(self, models: set[tuple[str, str]]) -> None:
         """Of a model that is gone, what it has counted would be exported for ever."""
-        for children in (self._stage_seconds, self._probabilities, self._answers):
-            children.forget(lambda labels: labels[0] not in models)
-        for key in [key for key in tuple(self._drifts) if key[0] not in models]:
+        names = {name for name, _version in models}
+        self._stage_seconds.forget(lambda labels: labels[0] not in names)
+        for children in (self._probabilities, self._answers):
+            children.forget(lambda labels: labels[:2] not in models)
+        for key in [key for key in tuple(self._drifts) if key not in models]:
             del self._drifts[key]
 
 
@@ -226,13 +232,11 @@ class _Drifts(Collector):
 class _Models(Collector):
     """A collector, as for GPUs: a model that is unloaded must leave the exposition."""
 
-    def __init__(self, read: Callable[[], Sequence[ModelReading]], forget_but: Callable[[set[str]], None]) -> None:
+    def __init__(self, read: Callable[[], Sequence[ModelReading]]) -> None:
         self._read = read
-        self._forget_but = forget_but
 
     def collect(self) -> Iterator[Metric]:
         models = self._read()
-        self._forget_but({each.model for each in models})
         of = ("model", "version")
         info = GaugeMetricFamily("marey_model_info", "1 for each model served.", labels=(*of, "engine", "precision"))
         share = GaugeMetricFamily("marey_model_share", "Of the requests that name the model and no version.", labels=of)
