@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, Field
 
 from service.api.schemas import ModelUsed, Prediction, Problem, Segment, Video, seen, top
+from service.errors import UnknownJob
 from service.jobs.job import Job, Outcome, State, Subject, Told
 from service.jobs.store import Store
 
@@ -161,12 +162,14 @@ def told(segment: Told, labels: tuple[str, ...]) -> Segment:
 
 
 async def all_told(store: Store, job: Job, labels: tuple[str, ...]) -> AsyncIterator[Segment]:
-    """Every segment of the job, in time's order, read a few hundred at a time."""
+    """Every segment of the job, in time's order, read a few hundred at a time. Raises UnknownJob if it is removed meanwhile."""
     offset = 0
     while found := await store.segments(job.number, offset=offset, limit=_AT_ONCE):
         for segment in found:
             yield told(segment, labels)
         offset += len(found)
+    if offset < job.segments:  # half a file must not look like a whole one
+        raise UnknownJob(f"the job {job.id} was removed while its result was sent")
 
 
 def _moment(seconds: float) -> datetime:

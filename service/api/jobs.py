@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from service.api.formats import TEXTS, Format, text_response
+from service.api.formats import TEXTS, Format, preferred, text_response
 from service.api.intake import BODY, read_upload
 from service.api.job_answers import (
     JobAnswer,
@@ -175,9 +175,13 @@ async def result(
     request: Request,
     state: StateOf,
     *,
-    form: Annotated[Format, Query(alias="format", description="vtt for a player, csv for a spreadsheet")] = "json",
+    form: Annotated[
+        Format | None, Query(alias="format", description="vtt for a player, csv for a spreadsheet; default: by Accept")
+    ] = None,
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> StreamingResponse:
     """All that was found, once the job is done: as JSON, WebVTT or CSV."""
+    form = form or preferred(accept)
     job, store = await _job(job_id, request, state), state.desk.store
     if job.state != "done":
         instead = "its error says why" if job.state == "failed" else "what it has found so far is under segments"

@@ -147,6 +147,7 @@ def test_a_result_can_be_had_for_a_player_and_for_a_spreadsheet(running: Served,
         ("0.0000", "red"),
         ("1.0000", "green"),
     ]
+    assert running.client.get(f"{job}/result", headers={"Accept": "text/csv"}).text == table.text
     refused(running.client.get(f"{job}/result", params={"format": "srt"}), 422, "invalid_parameter", "srt")
 
 
