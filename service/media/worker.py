@@ -19,6 +19,7 @@ from typing import Any
 from service.bundle.manifest import Input, Sampling
 from service.errors import DecodeLimit, MareyError
 from service.media import wire
+from service.media.address import Shot
 from service.media.frames import Decoded, Stretch, Windows
 from service.media.grid import Container, Due, Fresh
 from service.media.limits import Limits
@@ -40,6 +41,7 @@ def main(fd: int, *, parent: int, memory_bytes: int, cpu_s: float) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # After the imports: OpenBLAS and friends reserve address space that they never touch.
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    _fall_silent()
     with socket.socket(fileno=fd) as connection:
         _send(connection, READY)
         while (call := _receive(connection)) is not None:
@@ -79,6 +81,13 @@ def feed(
     return decode_feed(path, container=container, spec=spec, spacing_s=spacing_s, limits=limits)
 
 
+def shots(source: str, *, spacing_s: float) -> Iterator[Shot]:
+    """`camera.shots`, likewise; in the worker of a client, not of the service."""
+    from service.media import camera  # noqa: PLC0415
+
+    return camera.shots(source, spacing_s=spacing_s)
+
+
 def _serve(connection: socket.socket, call: Call, *, cpu_s: float) -> None:
     """Answer once, or of a function that gives things one after the other, with each of them and then with the end.
 
@@ -113,6 +122,12 @@ def _die_with(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the call above
         sys.exit(1)
+
+
+def _fall_silent() -> None:
+    """libjpeg, libtiff and Pillow comment on damaged files: whoever uploads one would write to the service's log."""
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
 
 def _warm_up() -> None:
