@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,15 +43,15 @@ class _Tensor:
     as_json: Callable[[], str]
 
 
-def numbers_in(outputs: Mapping[str, NDArray[np.float32]], wanted: Sequence[Wanted]) -> int:
+def numbers_in(shapes: Mapping[str, Sequence[int]], wanted: Sequence[Wanted]) -> int:
     """How many numbers, or classes, `write` puts into words. Raises InvalidParameter where they are too many."""
     count = 0
     for each in wanted:
-        array = outputs[each.name]
+        shape = shapes[each.name]
         if each.classes:
-            count += len(array) * min(each.classes, array.shape[1])
+            count += shape[0] * min(each.classes, shape[1])
         elif not each.binary:
-            count += array.size
+            count += math.prod(shape)
     if count > MAX_JSON_NUMBERS:
         raise InvalidParameter(
             f"the answer would have {count} numbers in words, {MAX_JSON_NUMBERS} are allowed; ask for it as bytes: "

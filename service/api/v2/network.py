@@ -96,6 +96,13 @@ class Network:
             )
         return rows
 
+    def answers(self, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """The shape of each output for an input of `shape`: what is of any length there is as long as the input, or its clips."""
+        return {
+            spec.name: (shape[0], *(shape[1] if length == -1 else length for length in spec.shape[1:]))
+            for spec in self.outputs
+        }
+
     async def run(self, asked: Asked, tensor: NDArray[np.generic]) -> Ran:
         """`tensor` through the stages. Raises what `Asked` raises."""
         rows, queue_s, run_s, batch = tensor, 0.0, dict[str, float](), 0
