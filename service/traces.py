@@ -9,6 +9,7 @@ The provider is ours and not the process's: frameworks that find a global one ad
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, Tracer
 
+# For the last spans, at the end of the process.
+_LAST_S = 3.0
 _PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 
 
@@ -79,7 +82,8 @@ class Traces:
             ours["service.name"] = "marey"
         resource = found.merge(Resource(ours))
         self._provider: TracerProvider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._exporter = OTLPSpanExporter()
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer: Tracer = self._provider.get_tracer("marey", __version__)
         self._api = trace
         self._extract = TraceContextTextMapPropagator().extract
@@ -90,8 +94,16 @@ class Traces:
         return Trace(self._api, self._tracer, span)
 
     def close(self) -> None:
-        """Send what is left, and end the thread; gives up after OpenTelemetry's own timeout."""
-        self._provider.shutdown()
+        """Send what is left, and end the thread. After some seconds what is left is given up: a stop must not wait for a receiver
+        that is gone, which OpenTelemetry would ask again and again.
+        """
+        giving_up = threading.Timer(_LAST_S, self._exporter.shutdown)
+        giving_up.start()
+        try:
+            self._provider.shutdown()
+        finally:
+            giving_up.cancel()
+            giving_up.join()
 
 
 class Trace:

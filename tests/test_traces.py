@@ -172,20 +172,33 @@ def test_probes_leave_no_trace_and_the_service_says_who_it_is(traced: Any, recei
         assert (resource["service.name"], resource["deployment.environment"]) == ("marey", "test")
 
 
-def test_what_is_not_sent_yet_is_sent_at_the_end(color_bundle: Any, serve: Any, receiver: Receiver) -> None:
-    variables = {"MAREY_TRACES": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_SERVICE_NAME": "eyes"}
-    with serve(str(color_bundle.path), OTEL_BSP_SCHEDULE_DELAY="600000", **variables) as running:
-        running.client.get("/models", headers={"x-request-id": "last"})
-        assert not [span for span in receiver.spans if attributes(span).get("marey.request_id") == "last"]
+def ended(traces: Traces, request_id: str) -> None:
+    trace = traces.begin("GET", parent={})
+    trace.end(name="GET /models", stages=[], attributes={"marey.request_id": request_id}, failed=None)
+
+
+def test_what_is_not_sent_yet_is_sent_at_the_end(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "eyes")
+    traces = Traces()
+    ended(traces, "last")
+    assert not [span for span in receiver.spans if attributes(span).get("marey.request_id") == "last"]
+    traces.close()
     receiver.of(lambda each: attributes(each).get("marey.request_id") == "last")
-    assert "eyes" in {resource["service.name"] for resource in receiver.resources}
+    assert "eyes" in {resource["service.name"] for resource in receiver.resources}, "the environment names the service"
 
 
-def test_a_receiver_that_is_gone_costs_no_answer(color_bundle: Any, serve: Any) -> None:
-    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
-    with serve(str(color_bundle.path), MAREY_TRACES="true", OTEL_BSP_SCHEDULE_DELAY="10", **variables) as running:
-        for _ in range(20):
-            assert running.client.get("/models").status_code == 200
+def test_a_receiver_that_is_gone_holds_up_neither_requests_nor_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+    traces, began = Traces(), time.monotonic()
+    for number in range(5000):  # more than are kept
+        ended(traces, str(number))
+    assert time.monotonic() - began < 10
+    began = time.monotonic()
+    traces.close()
+    assert time.monotonic() - began < 10
 
 
 def test_without_the_extra_the_service_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
