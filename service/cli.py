@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -92,48 +93,61 @@ def serve(
 
 
 @main.command("classify")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, metavar="FILE|CAMERA ...")
 @click.option("--model", help="NAME or NAME:VERSION; default: the first that fits the file.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="A bundle that is not served; runs in this process.")
 @click.option("--url", help="Ask the service there, such as http://127.0.0.1:8000; else this process does the work.")
+@click.option("--key", envvar="MAREY_KEY", help="API key for --url; better from the variable MAREY_KEY than here.")
 @click.option("--top-k", type=click.IntRange(min=0), help="How many classes to show; 0: all.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array of the service's answers.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print a JSON array of the service's answers; of a camera one a line."
+)
 @_engine
 @_precision
 @_one_sentence
 def classify_command(
-    files: tuple[Path, ...],
+    files: tuple[str, ...],
     model: str | None,
     bundle: Path | None,
     url: str | None,
+    key: str | None,
     top_k: int | None,
     as_json: bool,
     engine: str | None,
     precision: str | None,
 ) -> int:
-    """Classify images and videos, with or without a server. Exit code 1 if any of them failed."""
+    """Classify images and videos, with or without a server. Exit code 1 if any of them failed.
+
+    Or one CAMERA, until Ctrl-C: webcam, webcam:1, rtsp://…, rtmp://…, http://… (MJPEG), or - for WebM or MPEG-TS on stdin.
+    """
     from service.client import Result, classify, connect, in_process  # noqa: PLC0415  # likewise, and httpx
+    from service.media.address import is_live  # noqa: PLC0415
 
     if url is not None and (bundle or engine or precision):
         raise click.UsageError(
             "--url asks a service that has its own bundles and engine; leave --bundle, --engine and --precision out"
         )
 
+    def settings() -> Settings:
+        return _settings(
+            bundles=(bundle,) if bundle else (),
+            engine=engine,
+            precision=precision,
+            log_level="warning",
+            timeout_ms=600_000,
+        )
+
+    if any(map(is_live, files)):
+        if len(files) > 1:
+            raise click.UsageError("a camera is watched until Ctrl-C, and so alone; start one command for each source")
+        query = {name: value for name, value in {"model": model, "top_k": top_k}.items() if value is not None}
+        return _watch(files[0], url=url, key=key, settings=settings, query=query, as_json=as_json)
+
     async def collect() -> list[Result]:
-        if url is not None:
-            client = connect(url)
-        else:
-            settings = _settings(
-                bundles=(bundle,) if bundle else (),
-                engine=engine,
-                precision=precision,
-                log_level="warning",
-                timeout_ms=600_000,
-            )
-            client = in_process(settings)
+        client = connect(url, key=key) if url is not None else in_process(settings())
         results = []
         async with client as asked:
-            async for result in classify(asked, files, model=model, top_k=top_k):
+            async for result in classify(asked, map(Path, files), model=model, top_k=top_k):
                 results.append(result)
                 if not as_json:
                     click.echo(_lines(result))
@@ -143,6 +157,36 @@ def classify_command(
     if as_json:
         click.echo(json.dumps(results, indent=2, ensure_ascii=False))
     return 1 if any("error" in result for result in results) else 0
+
+
+def _watch(
+    source: str,
+    *,
+    url: str | None,
+    key: str | None,
+    settings: Callable[[], Settings],
+    query: dict[str, Any],
+    as_json: bool,
+) -> int:
+    from service.watch import at, in_process, watch  # noqa: PLC0415
+
+    label, answers, dropped = "", 0, 0
+
+    def say(message: dict[str, Any]) -> None:
+        nonlocal label, answers, dropped
+        best, answers, dropped = message["predictions"][0], answers + 1, message["dropped"]
+        if as_json:
+            click.echo(json.dumps(message, ensure_ascii=False))
+        elif best["label"] != label:
+            click.echo(f"{datetime.now().astimezone():%H:%M:%S}  {best['probability']:7.2%}  {best['label']}")
+        label = best["label"]
+        sys.stdout.flush()
+
+    service = in_process(settings()) if url is None else at(url, key=key)
+    asyncio.run(watch(source, service, query=query, say=say, note=lambda text: click.echo(text, err=True)))
+    lost = f", {dropped} frames dropped" if dropped else ""
+    click.echo(f"{answers} answers{lost}", err=True)
+    return 0
 
 
 @main.command()

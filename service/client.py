@@ -18,9 +18,10 @@ Result = dict[str, Any]
 
 
 @asynccontextmanager
-async def connect(url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the service at `url`."""
-    async with httpx.AsyncClient(base_url=url, timeout=None) as client:  # noqa: S113  # the service sets the deadline
+async def connect(url: str, *, key: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the service at `url`, with an API key if it asks for one."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with httpx.AsyncClient(base_url=url, timeout=None, headers=headers) as client:  # noqa: S113  # the service sets the deadline
         yield client
 
 
