@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from service import __version__
-from service.api import classify, jobs, models, problems, repository, routes, stream
+from service.api import classify, docs, jobs, models, problems, repository, routes, stream
 from service.api.door import Door
 from service.api.guard import Guard
 from service.api.headers import CORS, SecurityHeaders
@@ -28,6 +28,11 @@ from service.settings import Settings
 from service.traces import Traces
 
 logger = logging.getLogger(__name__)
+
+_DESCRIPTION = (
+    "Where the service has API keys, each request needs one: Authorization: Bearer KEY. Every answer has an X-Request-ID, which "
+    "the log has too. Live streams go over a WebSocket: WS /classify/stream."
+)
 
 
 def create_app(
@@ -52,13 +57,15 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(_load(state, on_loaded))
+        # In a thread, and before anybody asks: the first time takes the loop's time of a hundred requests.
+        describing = asyncio.create_task(asyncio.to_thread(app.openapi))
         try:
             yield
         finally:
             state.phase = "draining"
             state.registry.stop()
             loading.cancel()  # nobody will ask for what is not loaded yet
-            await asyncio.gather(loading, return_exceptions=True)
+            await asyncio.gather(loading, describing, return_exceptions=True)
             await state.desk.close()
             await state.registry.close()
             await asyncio.to_thread(state.nvml.close)
@@ -72,12 +79,25 @@ def create_app(
         title="Marey",
         version=__version__,
         summary="What an image or a video shows, by CNN-LSTM models.",
+        description=_DESCRIPTION,
+        docs_url=None,  # ours needs no internet
+        redoc_url=None,
         lifespan=lifespan,
     )
     app.state.marey = state
     app.state.statistics = Statistics()
 
-    routers = (classify.router, jobs.router, routes.router, stream.router, infer.router, v2.router, models.router, repository.router)
+    routers = (
+        classify.router,
+        jobs.router,
+        routes.router,
+        stream.router,
+        infer.router,
+        v2.router,
+        models.router,
+        repository.router,
+        docs.router,
+    )
     for router in routers:
         app.include_router(router)
     paths = {str(getattr(route, "path", "")) for router in routers for route in router.routes}

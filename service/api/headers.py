@@ -45,7 +45,7 @@ class SecurityHeaders:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        added = self._page if path in ("/", "/docs") or path.startswith(_FOLDER) else self._data
+        added = self._page if path == "/" or path.startswith(_FOLDER) else self._data
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
