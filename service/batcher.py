@@ -29,7 +29,7 @@ from service.flights import Flight, can_overlap
 from service.gathered import Gathered
 from service.pace import Line, Pace
 from service.priority import Priority
-from service.waiting import BULK_S, Entry, Network, Rows, Waiting, load, work
+from service.waiting import BULK_S, Entry, Network, Rows, Waiting, work
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Batcher:
 
     @property
     def queued_rows(self) -> int:
-        """Rows that have not begun to run; a clip for a clip network counts as its frames."""
+        """Rows in the queue; a clip for a clip network counts as its frames."""
         return self._queued_rows
 
     @property
@@ -148,23 +148,7 @@ class Batcher:
         Rows that are `Gathered` exist only while their batch runs. What has not begun at the deadline, or when the caller is
         cancelled, never runs. Raises Overloaded, DeadlineExceeded, Draining or EngineError.
         """
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            raise _too_late()
-        unbegun = load(stage, rows)
-        with self._wake:
-            self._refuse_if_closed()
-            if self._queued_rows and self._queued_rows + unbegun > self._max_queued_rows:
-                raise Overloaded(
-                    f"{self._queued_rows} rows wait for the device, the limit is {self._max_queued_rows}; retry later, or raise MAREY_MAX_QUEUED_ROWS",
-                    retry_after_s=max(1.0, self._waiting.seconds("bulk")),
-                )
-            self._queued_rows += unbegun
-        try:
-            async with asyncio.timeout(left_s):
-                parts = await self._in_turn(self._chunks(engine, stage, rows, deadline, priority))
-        except TimeoutError:
-            raise _too_late() from None
+        parts = await self._all(self._chunks(engine, stage, rows, deadline, priority), deadline)
         if len(parts) == 1:
             return parts[0]
         names = parts[0].outputs
@@ -174,6 +158,41 @@ class Batcher:
             parts[0].queue_s,
             sum(part.run_s for part in parts),
         )
+
+    async def run_clip(
+        self, engine: Engine, frames: NDArray[np.uint8], *, deadline: float, priority: Priority = "interactive"
+    ) -> tuple[Rows, Rows]:
+        """Send `frames` `[N, …]` of one clip through the encoder, and their features through the head: what each gave; as `run`.
+
+        Where they fit into one batch the head follows on the device thread, before others' turn.
+        """
+        entries = self._chunks(engine, "encoder", frames, deadline, priority)
+        if len(entries) == 1:
+            entries[0].then = "head"
+            (judged,) = await self._all(entries, deadline)
+            assert entries[0].first is not None
+            return entries[0].first, judged
+        encoded = await self.run(engine, "encoder", frames, deadline=deadline, priority=priority)
+        features = encoded.outputs["features"][None]
+        return encoded, await self.run(engine, "head", features, deadline=deadline, priority=priority)
+
+    async def _all(self, entries: Sequence[Entry], deadline: float) -> list[Rows]:
+        """The rows of each, or none before the deadline."""
+        left_s, coming = deadline - time.monotonic(), sum(entry.load for entry in entries[:_AT_ONCE])
+        if left_s <= 0:
+            raise _too_late()
+        with self._wake:
+            self._refuse_if_closed()
+            if self._queued_rows and self._queued_rows + coming > self._max_queued_rows:
+                raise Overloaded(
+                    f"{self._queued_rows} rows wait for the device, the limit is {self._max_queued_rows}; retry later, or raise MAREY_MAX_QUEUED_ROWS",
+                    retry_after_s=max(1.0, self._waiting.seconds("bulk")),
+                )
+        try:
+            async with asyncio.timeout(left_s):
+                return await self._in_turn(entries)
+        except TimeoutError:
+            raise _too_late() from None
 
     def _chunks(
         self, engine: Engine, stage: Stage, rows: NDArray[np.generic] | Gathered, deadline: float, priority: Priority
@@ -200,18 +219,16 @@ class Batcher:
                 with self._wake:
                     self._refuse_if_closed()
                     entry.queued = time.monotonic()
-                    self._waiting.add(entry)
+                    self._add(entry)
                     self._wake.notify()
             parts.extend([await entry.future for entry in entries[len(parts) :]])
         finally:
             with self._wake:
-                for entry in entries:
-                    if not entry.taken:
-                        self._queued_rows -= entry.load
-                        self._waiting.discard(entry)
-            for entry in entries[len(parts) :]:  # what comes of them is told to nobody, and no fault
-                if not entry.future.cancel() and not entry.future.cancelled():
-                    entry.future.exception()
+                for entry in entries[len(parts) :]:
+                    if not entry.future.cancel() and not entry.future.cancelled():
+                        entry.future.exception()  # of which nobody is told
+                    if entry in self._waiting:
+                        self._take(entry)
         return parts
 
     def _refuse_if_closed(self) -> None:
@@ -278,6 +295,10 @@ class Batcher:
                 self._take(entry)
             return batch
 
+    def _add(self, entry: Entry) -> None:
+        self._waiting.add(entry)
+        self._queued_rows += entry.load
+
     def _take(self, entry: Entry) -> None:
         self._waiting.take(entry)
         self._queued_rows -= entry.load
@@ -326,8 +347,16 @@ class Batcher:
         self._pace.note(first.network, units=flight.work, seconds=spent)
         with self._wake:
             self._waiting.ran(flight.members, spent)
+        answers: list[tuple[Entry, Rows | BaseException]] = []
+        with self._wake:
+            for entry, rows in zip(flight.members, shares, strict=True):
+                if entry.then is None:
+                    answers.append((entry, rows))
+                elif not entry.future.cancelled():
+                    entry.goes_on(rows)
+                    self._add(entry)
         self._gone(flight)  # before anybody is told: who has the answer may ask what is left
-        self._answer(list(zip(flight.members, shares, strict=True)))
+        self._answer(answers)
         try:
             self._observe(first.stage, flight.rows, spent)
         except Exception:

@@ -153,8 +153,11 @@ class Predictor:
         _note(decoded, began, began + waited)
         clip = decoded.clip if decoded.clip.windows else self._lengthened(decoded.clip)
         asked = self.asked(deadline=deadline, priority=priority)
-        source, encoded = await asked.encode(clip.frames)
-        judged = await asked.judge(source, self._chosen(clip.windows) if clip.windows else None)
+        if clip.windows:
+            source, encoded = await asked.encode(clip.frames)
+            judged = await asked.judge(source, self._chosen(clip.windows))
+        else:
+            encoded, judged = await asked.clip(clip.frames)
         through = (judged,) if encoded is None else (encoded, judged)
         probabilities, whole = judged.outputs["probabilities"], not clip.windows
         positions = judged.outputs["positions"][0] if whole and "positions" in judged.outputs else None

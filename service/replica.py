@@ -55,6 +55,13 @@ class Asked:
         rows = await self.run("encoder", frames)
         return rows.outputs["features"], rows
 
+    async def clip(self, frames: NDArray[np.uint8]) -> tuple[Rows | None, Rows]:
+        """What the model says of one clip of `frames` `[N, H, W, C]`: how its encoder ran, if it has one, and its last network."""
+        batcher, engine = self.replica.batcher, self.replica.engine
+        if engine.info.stages == ("clip",):
+            return None, await self.judge(frames)
+        return await batcher.run_clip(engine, frames, deadline=self.deadline, priority=self.priority)
+
     async def judge(self, source: NDArray[np.generic], chosen: Sequence[Sequence[int]] | None = None) -> Rows:
         """Run the last network over clips made of rows of `source` `[M, …]`: all of it as one clip, or those `chosen` for each clip.
 

@@ -1,7 +1,8 @@
 """What waits for the device, and which of it runs next.
 
 # Note [Who goes first]
-Interactive entries go before bulk ones, and within a priority the oldest goes first, with all others of its kind that fit.
+Interactive entries go before bulk ones. Within a priority those go first that one network has seen and the next has not: they
+would else wait for others' turns twice. Then the oldest goes first, each with all others of its kind that fit.
 Two rules keep both sides alive. A batch that bulk entries are in takes at most `BULK_S` by what was measured: more than that
 no newcomer finds under way on their account. And while both wait, bulk is owed `BULK_SHARE` of the device's time: once it is
 owed a batch, that batch goes first.
@@ -14,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +45,10 @@ class Rows:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """Rows `[N, …]` that run in one batch, and the future of whoever awaits them; `taken` once they do not wait any more."""
+    """Rows `[N, …]` that run in one batch, and the future of whoever awaits them.
+
+    With `then`, what comes of them is one clip for that network, in whose queue the entry goes on, and `first` what it gave so far.
+    """
 
     engine: Engine
     stage: Stage
@@ -52,7 +57,15 @@ class Entry:
     priority: Priority
     future: asyncio.Future[Rows]
     queued: float = field(default_factory=time.monotonic)
-    taken: bool = False
+    then: Stage | None = None
+    first: Rows | None = None
+
+    def goes_on(self, rows: Rows) -> None:
+        """To the network that follows, with the features that the one before gave."""
+        assert self.then is not None
+        self.stage, self.then, self.first = self.then, None, rows
+        self.rows = rows.outputs["features"][None]
+        self.queued = time.monotonic()
 
     @property
     def network(self) -> Network:
@@ -91,38 +104,37 @@ class Waiting:
 
     def __init__(self, pace: Pace[Network]) -> None:
         self._pace = pace
-        # Dicts for the order and for leaving from the middle.
-        self._queues: dict[Priority, dict[Entry, None]] = {"interactive": {}, "bulk": {}}
+        # Dicts for the order and for leaving from the middle; of each priority first those that go on.
+        self._queues: dict[Priority, tuple[dict[Entry, None], dict[Entry, None]]] = {
+            "interactive": ({}, {}),
+            "bulk": ({}, {}),
+        }
         self._work: dict[Priority, Counter[Network]] = {"interactive": Counter(), "bulk": Counter()}
         self._owed_s = 0.0
 
     def __len__(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return sum(self.count(priority) for priority in self._queues)
 
     def __iter__(self) -> Iterator[Entry]:
-        for queue in self._queues.values():
-            yield from queue
+        return chain(*map(self._of, self._queues))
+
+    def __contains__(self, entry: Entry) -> bool:
+        return entry in self._queue(entry)
 
     def count(self, priority: Priority) -> int:
-        return len(self._queues[priority])
+        return sum(map(len, self._queues[priority]))
 
     def add(self, entry: Entry) -> None:
-        self._queues[entry.priority][entry] = None
+        self._queue(entry)[entry] = None
         self._work[entry.priority][entry.network] += entry.work
 
     def take(self, entry: Entry) -> None:
         """Remove an entry that waits."""
-        del self._queues[entry.priority][entry]
+        del self._queue(entry)[entry]
         counts = self._work[entry.priority]
         counts[entry.network] -= entry.work
         if not counts[entry.network]:
             del counts[entry.network]
-        entry.taken = True
-
-    def discard(self, entry: Entry) -> None:
-        """Remove an entry, if it waits."""
-        if entry in self._queues[entry.priority]:
-            self.take(entry)
 
     def seconds(self, priority: Priority) -> float:
         """What the entries that go before a newcomer of this priority will take."""
@@ -135,7 +147,7 @@ class Waiting:
         """A batch took `seconds` of the device: see Note [Who goes first]."""
         if any(entry.priority == "bulk" for entry in batch):
             self._owed_s = max(0.0, self._owed_s - seconds)
-        elif self._queues["bulk"]:
+        elif self.count("bulk"):
             most = max(BULK_S, self._next_bulk_s())
             self._owed_s = min(most, self._owed_s + seconds * BULK_SHARE / (1 - BULK_SHARE))
         else:
@@ -144,13 +156,13 @@ class Waiting:
     def fitting(self) -> tuple[list[Entry], bool]:
         """The batch that would run next, and whether it can grow no more; there must be something."""
         order: tuple[Priority, ...] = ("interactive", "bulk")
-        if not self._queues["interactive"] or self._bulk_is_due():
+        if not self.count("interactive") or self._bulk_is_due():
             order = ("bulk", "interactive")
-        first = next(iter(self._queues[order[0]]))
+        first = next(self._of(order[0]))
         batch: list[Entry] = []
         room, units, full, with_bulk = first.engine.info.max_batch, 0, False, False
         for priority in order:
-            for entry in self._queues[priority]:
+            for entry in self._of(priority):
                 if not room:
                     return batch, True
                 if entry.kind != first.kind:
@@ -168,8 +180,14 @@ class Waiting:
         return batch, full or not room
 
     def _bulk_is_due(self) -> bool:
-        return bool(self._queues["bulk"]) and self._owed_s > 0 and self._owed_s >= self._next_bulk_s()
+        return self.count("bulk") > 0 and self._owed_s > 0 and self._owed_s >= self._next_bulk_s()
 
     def _next_bulk_s(self) -> float:
-        entry = next(iter(self._queues["bulk"]))
+        entry = next(self._of("bulk"))
         return self._pace.seconds(entry.network, entry.work)
+
+    def _queue(self, entry: Entry) -> dict[Entry, None]:
+        return self._queues[entry.priority][0 if entry.first is not None else 1]
+
+    def _of(self, priority: Priority) -> Iterator[Entry]:
+        return chain(*self._queues[priority])

@@ -16,6 +16,7 @@ from service.bundle.manifest import Stage
 from service.engine.base import EngineInfo, Outputs
 from service.errors import DeadlineExceeded, DeviceLost, Draining, EngineError, Overloaded
 from service.gathered import Gathered
+from service.pace import Line
 from service.waiting import Rows
 
 
@@ -65,6 +66,14 @@ def rows(count: int, *, value: int = 1, width: int = 3) -> np.ndarray:
 
 def soon() -> float:
     return time.monotonic() + 10
+
+
+class FakePair(FakeEngine):
+    """An encoder that doubles, and a head that sums each clip up."""
+
+    def run(self, stage: Stage, rows: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = super().run(stage, rows)
+        return outputs if stage == "encoder" else {"probabilities": rows.sum(axis=(1, 2))[:, None]}
 
 
 class FakeClipEngine(FakeEngine):
@@ -205,10 +214,10 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back(batcher: Batcher,
     engine.gate.clear()
     first = asyncio.create_task(batcher.run(engine, "encoder", rows(1), deadline=soon()))
     await asyncio.to_thread(engine.entered.wait, 10)
-    waiting = asyncio.create_task(batcher.run(engine, "encoder", rows(150), deadline=soon()))
+    waiting = asyncio.create_task(batcher.run(engine, "encoder", rows(120), deadline=soon()))
     await asyncio.sleep(0)
-    with pytest.raises(Overloaded, match="150 rows wait for the device, the limit is 200") as refusal:
-        await batcher.run(engine, "encoder", rows(60), deadline=soon())
+    with pytest.raises(Overloaded, match="120 rows wait for the device, the limit is 200") as refusal:
+        await batcher.run(engine, "encoder", rows(90), deadline=soon())
     assert refusal.value.retry_after_s is not None
     engine.gate.set()
     await asyncio.gather(first, waiting)
@@ -388,3 +397,139 @@ async def test_the_windows_of_a_long_video_are_made_batch_by_batch(batcher: Batc
     assert answer.outputs["probabilities"][:, 0] == pytest.approx(2.0 * frames[numbers].mean(axis=(1, 2)), rel=1e-5)
     assert set(engine.shapes) == {(4, 16, 64)}
     assert peak < frames[numbers].nbytes, "all windows at once are more than all else that is needed"
+
+
+async def running(batcher: Batcher, engine: FakeEngine, *, stage: Stage = "encoder") -> asyncio.Task[Rows]:
+    """A request of one row that the device is busy with until the gate is opened."""
+    engine.gate.clear()
+    task = asyncio.create_task(batcher.run(engine, stage, rows(1), deadline=soon()))
+    await asyncio.to_thread(engine.entered.wait, 10)
+    return task
+
+
+async def test_the_head_follows_its_encoder_before_others_have_their_turn(batcher: Batcher) -> None:
+    engine = FakePair()
+    first = await running(batcher, engine)
+    clips = [
+        asyncio.create_task(batcher.run_clip(engine, rows(count, value=value), deadline=soon()))
+        for count, value in ((2, 3), (2, 4), (3, 5))
+    ]
+    await asyncio.sleep(0)
+    late = asyncio.create_task(batcher.run(engine, "encoder", rows(60), deadline=soon()))
+    await asyncio.sleep(0)
+    engine.gate.set()
+    await asyncio.gather(first, late)
+    said = await asyncio.gather(*clips)
+    assert engine.batches == [("encoder", 1), ("encoder", 8), ("head", 2), ("head", 1), ("encoder", 64)], "with padding"
+    assert [float(judged.outputs["probabilities"][0, 0]) for _, judged in said] == [36, 48, 90]
+    assert [(encoded.batch_size, judged.batch_size) for encoded, judged in said] == [(7, 2), (7, 2), (7, 1)]
+    assert batcher.pending_rows == 0
+
+
+async def test_a_clip_of_more_frames_than_a_batch_holds_goes_through_both_networks(batcher: Batcher) -> None:
+    engine = FakePair()
+    encoded, judged = await batcher.run_clip(engine, rows(150), deadline=soon())
+    assert encoded.outputs["features"].shape == (150, 3)
+    assert judged.outputs["probabilities"].tolist() == [[900.0]]
+
+
+async def test_a_clip_that_is_given_up_while_its_encoder_runs_never_reaches_the_head(batcher: Batcher) -> None:
+    engine = FakePair()
+    engine.gate.clear()
+    given_up = asyncio.create_task(batcher.run_clip(engine, rows(2), deadline=soon()))
+    await asyncio.to_thread(engine.entered.wait, 10)
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    engine.gate.set()
+    await batcher.call(lambda: None)
+    assert engine.batches == [("encoder", 2)]
+    assert batcher.pending_rows == 0
+
+
+async def test_a_request_is_answered_at_its_deadline_and_not_when_its_batch_would_have_run(
+    batcher: Batcher, engine: FakeEngine
+) -> None:
+    first = await running(batcher, engine)
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        await batcher.run(engine, "encoder", rows(4), deadline=began + 0.05)
+    assert 0.04 < time.monotonic() - began < 1
+    assert batcher.queued_rows == 0, "its rows are withdrawn at once"
+    engine.gate.set()
+    await first
+    await batcher.call(lambda: None)
+    assert engine.batches == [("encoder", 1)]
+
+
+async def test_what_ran_too_long_is_answered_at_the_deadline_too(batcher: Batcher, engine: FakeEngine) -> None:
+    engine.gate.clear()
+    with pytest.raises(DeadlineExceeded):
+        await batcher.run(engine, "encoder", rows(1), deadline=time.monotonic() + 0.05)
+    engine.gate.set()
+    assert (await batcher.run(engine, "encoder", rows(2), deadline=soon())).batch_size == 2
+
+
+async def test_a_long_video_has_two_batches_in_the_queue_and_others_come_between(
+    batcher: Batcher, engine: FakeEngine
+) -> None:
+    first = await running(batcher, engine)
+    order: list[str] = []
+
+    async def ask(name: str, count: int) -> None:
+        await batcher.run(engine, "encoder", rows(count), deadline=soon())
+        order.append(name)
+
+    video = asyncio.create_task(ask("video", 640))
+    await asyncio.sleep(0)
+    image = asyncio.create_task(ask("image", 1))
+    await asyncio.sleep(0)
+    assert batcher.queued_rows == 2 * 64 + 1
+    engine.gate.set()
+    await asyncio.gather(first, video, image)
+    assert order == ["image", "video"]
+    assert engine.batches.index(("encoder", 1), 1) <= 3, "behind the two that waited before it"
+    assert sum(count for _, count in engine.batches) == 642
+
+
+async def test_bulk_yields_and_still_gets_its_share(batcher: Batcher) -> None:
+    """Interactive requests without a pause for as long as it takes: bulk ones must get through."""
+    slow = FakeEngine()
+    slow.run = lambda stage, rows: time.sleep(0.002 * len(rows)) or FakeEngine.run(slow, stage, rows)  # type: ignore[method-assign]
+    done = asyncio.Event()
+    ran = {"interactive": 0, "bulk": 0}
+
+    async def client(priority: str, count: int) -> None:
+        while not done.is_set():
+            await batcher.run(slow, "encoder", rows(count), deadline=soon(), priority=priority)  # type: ignore[arg-type]
+            ran[priority] += count
+            if ran["bulk"] >= 40 and ran["interactive"] >= 40:
+                done.set()
+
+    async with asyncio.timeout(20):
+        # Of shapes that cannot share a batch, so that nobody rides along.
+        await asyncio.gather(*(client("interactive", 16) for _ in range(8)), *(client("bulk", 4) for _ in range(2)))
+    assert ran["interactive"] > 4 * ran["bulk"], ran
+
+
+async def test_the_line_is_what_was_measured_of_each_network(batcher: Batcher) -> None:
+    quick, slow = FakeEngine(), FakeEngine()
+    slow.run = lambda stage, rows: time.sleep(0.02 * len(rows)) or FakeEngine.run(slow, stage, rows)  # type: ignore[method-assign]
+    assert batcher.line("interactive") == Line(0, 0)
+    for _ in range(10):
+        await batcher.run(quick, "encoder", rows(1), deadline=soon())
+        await batcher.run(slow, "encoder", rows(1), deadline=soon())
+    first = await running(batcher, quick)
+    waiting = [
+        asyncio.create_task(batcher.run(engine, "encoder", rows(10), deadline=soon(), priority=priority))
+        for engine, priority in ((quick, "interactive"), (slow, "interactive"), (slow, "bulk"))
+    ]
+    await asyncio.sleep(0)
+    interactive, bulk = batcher.line("interactive").waiting_s, batcher.line("bulk").waiting_s
+    quick.gate.set()
+    await asyncio.gather(first, *waiting)
+    assert 0.2 <= interactive < 0.35
+    assert interactive + 0.03 <= bulk, (
+        "behind two of its own batches too, which are cut so that they keep nobody waiting"
+    )
+    assert batcher.line("bulk") == Line(0, 0)
