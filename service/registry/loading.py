@@ -116,7 +116,7 @@ class Loader:
             return
         known = model.nbytes if model.measured == model.found.stamp else None
         cost = known or files(model.found.manifest)
-        self._refuse_size(model, cost)
+        self._refuse_size(model, cost, "" if known else " at least")
         while (over := self._cost(but=model) + cost - self._max_bytes) > 0:
             for giver in givers((each for each in self._served if each is not model), over=over):
                 self._give_way(giver)
@@ -132,10 +132,10 @@ class Loader:
             await self._opener.close(held)
             raise
 
-    def _refuse_size(self, model: Model, nbytes: int) -> None:
+    def _refuse_size(self, model: Model, nbytes: int, least: str = "") -> None:
         if self._max_bytes is not None and nbytes > self._max_bytes:
             raise EngineError(
-                f"model {model.title} takes {_mib(nbytes)}, all models together may take {_mib(self._max_bytes)}; "
+                f"model {model.title} takes {_mib(nbytes)}{least}, all models together may take {_mib(self._max_bytes)}; "
                 "raise MAREY_MAX_MODEL_BYTES"
             )
 
