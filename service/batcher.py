@@ -202,7 +202,7 @@ class Batcher:
         if priority == "bulk":
             a_row = work(stage, rows[:1])
             enough = self._pace.most((id(engine), stage), BULK_S) / a_row
-            most = max(1, *(bucket for bucket in buckets_up_to(most) if bucket <= enough))
+            most = max([1, *(bucket for bucket in buckets_up_to(most) if bucket <= enough)])
         loop = asyncio.get_running_loop()
         return [
             Entry(engine, stage, rows[start : start + most], deadline, priority, loop.create_future())
