@@ -233,8 +233,8 @@ class Registry:
         return error
 
     def _weigh_as_set(self) -> None:
-        for name, weights in parse(self._settings.weights).items():
-            try:
+        try:
+            for name, weights in parse(self._settings.weights).items():
                 self._served.weigh(name, weights)
-            except (UnknownModel, InvalidParameter) as error:
-                raise InvalidParameter(f"MAREY_WEIGHTS: {error}") from None
+        except (UnknownModel, InvalidParameter) as error:
+            raise InvalidParameter(f"MAREY_WEIGHTS: {error}") from None

@@ -218,15 +218,9 @@ async def test_models_beyond_the_budget_give_way_and_come_back(serve) -> None:
 
 def test_a_budget_in_which_nothing_fits_and_weights_of_nobody_end_the_start(folder: Path) -> None:
     for bundles, environment, saying in (
-        (
-            "onnxruntime",
-            (),
-            {"MAREY_MAX_MODEL_BYTES": str(20 * 2**20)},
-            r"model fight:\S+ takes \d+ MiB, .* take 20 MiB",
-        ),
-        ("openvino", (str(folder),), {"MAREY_WEIGHTS": "color:2=1"}, "MAREY_WEIGHTS: color has no version '2'"),
-        ("openvino", (str(folder),), {"MAREY_WEIGHTS": "colour:1=1"}, "MAREY_WEIGHTS: there is no model 'colour'"),
-        ("openvino", (str(folder),), {"MAREY_WEIGHTS": "color=1"}, "the weight 'color=1' cannot be read"),
+        (SHIPPED / "imagenet", {"MAREY_MAX_MODEL_BYTES": str(2**20)}, "takes 6 MiB at least, .* may take 1 MiB"),
+        (folder, {"MAREY_WEIGHTS": "color:2=1"}, "MAREY_WEIGHTS: color has no version '2'; there are 1$"),
+        (folder, {"MAREY_WEIGHTS": "colour:1=1"}, "MAREY_WEIGHTS: there is no model 'colour'"),
     ):
         result = subprocess.run(
             [sys.executable, "-m", "service", "serve", "--port", "0", str(bundles)],
