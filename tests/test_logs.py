@@ -126,6 +126,7 @@ def test_keys_never_reach_a_log(tmp_path: Path, formatter: logging.Formatter, te
 def test_a_secret_of_another_kind_is_taken_out_where_it_is_sent_as_one() -> None:
     assert without_secrets("> authorization: Bearer s3cr3t x") == "> authorization: [secret]"
     assert "s3cr3t" not in without_secrets('{"m": "Authorization: Basic s3cr3t"}')
+    assert "s3cr3t" not in without_secrets("Sec-WebSocket-Protocol: marey.key.s3cr3t, marey")
     assert json.loads(without_secrets(json.dumps({"m": 'a "Bearer s3cr3t" b'}))) == {"m": 'a "Bearer [secret]" b'}
 
 

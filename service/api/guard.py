@@ -19,6 +19,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 from fastapi import Request
 from starlette.datastructures import Headers
@@ -147,9 +148,10 @@ def _is_local(scope: Scope, headers: Headers) -> bool:
         return False
     named = _NAMED.fullmatch(headers.get("host", ""))
     host = named[1].strip("[]").lower() if named else ""
-    return _is_loopback(_host(scope)) and (host == "localhost" or _is_loopback(host))
+    return _is_loopback(_host(scope)) and (host == "localhost" or (len(host) < 64 and _is_loopback(host)))
 
 
+@lru_cache(maxsize=1024)
 def _is_loopback(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host)
