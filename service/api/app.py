@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from service import __version__
-from service.api import classify, docs, jobs, models, problems, repository, routes, stream
+from service.api import classify, docs, jobs, models, page, problems, repository, routes, stream
 from service.api.door import Door
 from service.api.guard import Guard
 from service.api.headers import CORS, SecurityHeaders
@@ -92,6 +92,7 @@ def create_app(
         jobs.router,
         routes.router,
         stream.router,
+        page.router,
         infer.router,
         v2.router,
         models.router,
