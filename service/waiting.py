@@ -24,7 +24,7 @@ from service.bundle.manifest import Stage
 from service.engine.base import Engine, Outputs
 from service.gathered import Gathered
 from service.pace import Pace
-from service.priority import Priority
+from service.priority import PRIORITIES, Priority
 
 BULK_S = 0.05
 BULK_SHARE = 0.1
@@ -145,13 +145,16 @@ class Waiting:
 
     def ran(self, batch: list[Entry], seconds: float) -> None:
         """A batch took `seconds` of the device: see Note [Who goes first]."""
-        if any(entry.priority == "bulk" for entry in batch):
-            self._owed_s = max(0.0, self._owed_s - seconds)
-        elif self.count("bulk"):
-            most = max(BULK_S, self._next_bulk_s())
-            self._owed_s = min(most, self._owed_s + seconds * BULK_SHARE / (1 - BULK_SHARE))
-        else:
-            self._owed_s = 0.0
+        units = {entry.priority: 0 for entry in batch}
+        for entry in batch:
+            units[entry.priority] += entry.work
+        bulk_s = seconds * units.get("bulk", 0) / sum(units.values())
+        if units.keys() | {each for each in PRIORITIES if self.count(each)} != set(PRIORITIES):
+            self._owed_s = 0.0  # one of the two is not there, and so the other waits for nobody
+            return
+        most = max(BULK_S, self._next_bulk_s() if self.count("bulk") else 0.0)
+        earned_s = (seconds - bulk_s) * BULK_SHARE / (1 - BULK_SHARE)
+        self._owed_s = min(most, self._owed_s + earned_s - bulk_s)
 
     def fitting(self) -> tuple[list[Entry], bool]:
         """The batch that would run next, and whether it can grow no more; there must be something."""
