@@ -211,6 +211,12 @@ def inspect(bundle: Path, as_json: bool) -> None:
 @click.option(
     "--concurrency", "levels", multiple=True, type=click.IntRange(1, 1024), help="Requests at a time; repeatable."
 )
+@click.option(
+    "--overload",
+    type=click.FloatRange(min=0.1),
+    help="Ask the service at --url for so many times its capacity, whether or not it keeps up; exit code 1 where it fails.",
+)
+@click.option("--rate", type=click.FloatRange(min=0.1), help="Likewise, so many requests a second.")
 @click.option("--engine", "engines", multiple=True, help="Only this one; repeatable. torch: the same network in torch.")
 @click.option(
     "--precision",
@@ -248,19 +254,23 @@ def bench(
     http: bool,
     file: Path | None,
     levels: tuple[int, ...],
+    overload: float | None,
+    rate: float | None,
     json_to: str | None,
     **wishes: Any,
-) -> None:
+) -> int:
     """Measure BUNDLE on every engine that runs here, at every precision, beside torch; or a service under load.
 
     All that is compared is measured in turns within one run; the noise is what the rounds differ by.
     """
-    from service.bench.command import of_bundle, of_service  # noqa: PLC0415  # the other commands do without
+    from service.bench.command import of_bundle, of_overload, of_service  # noqa: PLC0415  # the other commands do without
 
     if (bundle is None) == (url is None):
         raise click.UsageError("name the BUNDLE to measure, or the --url of a service, and not both")
     if url is None and not http and (file or levels):
         raise click.UsageError("--file and --concurrency are for a service; give --http or --url with them")
+    if (rate or overload) and (url is None or (rate and overload)):
+        raise click.UsageError("--rate and --overload are for a service at --url, and one of the two is enough")
     settings = _settings(threads=wishes["threads"], log_level="error")  # what does not run is in the table
     command = shlex.join(["marey", *sys.argv[1:]])
     try:  # before minutes are spent on figures that could not be kept
@@ -268,7 +278,13 @@ def bench(
     except OSError as error:
         raise click.UsageError(f"--json {json_to}: {error.strerror}; name a file that can be written") from None
     report: BaseModel
-    if url is not None or http:
+    met = True
+    if url is not None and (rate or overload):
+        report, table = of_overload(
+            url, rate=rate, overload=overload, file=file, levels=levels, wishes=wishes, command=command, tell=_status
+        )
+        met = report.met
+    elif url is not None or http:
         report, table = of_service(
             bundle, url=url, file=file, levels=levels, wishes=wishes, settings=settings, command=command, tell=_status
         )
@@ -279,11 +295,12 @@ def bench(
     document = report.model_dump_json(indent=2) + "\n"
     if json_to == "-":
         click.echo(document, nl=False)
-        return
-    click.echo(table)
+    else:
+        click.echo(table)
     if target is not None:
         with target:
             target.write(document)
+    return 0 if met else 1
 
 
 def _status(text: str) -> None:
@@ -315,14 +332,21 @@ def doctor(as_json: bool) -> int:
 @click.option("--admin", is_flag=True, help="It may also load and unload models.")
 @click.option("--rate", type=float, help="Requests a second of this key; default: MAREY_RATE_LIMIT.")
 @click.option("--file", type=click.Path(path_type=Path), help="Where keys are kept, hashed; default: MAREY_KEYS.")
+@click.option("--remove", is_flag=True, help="Take the key of NAME out of the file instead.")
 @_one_sentence
-def key_command(name: str, admin: bool, rate: float | None, file: Path | None) -> None:
-    """Make an API key for NAME, and print it: this once, because only its hash is kept. A running service takes it within a second."""
+def key_command(name: str, admin: bool, rate: float | None, file: Path | None, remove: bool) -> None:
+    """Make an API key for NAME, and print it: this once, because only its hash is kept.
+
+    A running service takes what has changed within a second.
+    """
     from service import keys  # noqa: PLC0415  # no other command needs it
 
     path = file or _settings().keys
     if path is None:
         raise click.UsageError("name the file of keys with --file, or by MAREY_KEYS")
+    if remove:
+        keys.remove(path, name)
+        return
     token = keys.add(path, name, role="admin" if admin else "user", rate=rate)
     click.echo(f"added to {path}; send it as Authorization: Bearer KEY, and keep it: it is not shown again", err=True)
     click.echo(token)

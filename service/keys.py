@@ -9,6 +9,7 @@ trial costs, and scrypt would cost the service more than the classification.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import logging
@@ -18,7 +19,9 @@ import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -69,7 +72,7 @@ class Keys:
         self._clock = clock
         # Digests are looked up under a secret of this process: how long that takes then tells nothing about any of them.
         self._secret = secrets.token_bytes(32)
-        self._seen = _signature(path)
+        self._seen: tuple[int, ...] | None = _signature(path)
         self._keys = self._indexed(read(path))
         self._next_look = clock() + REREAD_S
         if not self._keys:
@@ -89,7 +92,7 @@ class Keys:
         if now < self._next_look:
             return
         self._next_look = now + REREAD_S
-        seen: tuple[int, ...] = ()
+        seen: tuple[int, ...] | None = None
         try:
             seen = _signature(self._path)
             if seen == self._seen:
@@ -116,21 +119,17 @@ def digest(token: str) -> bytes:
 
 def read(path: Path) -> tuple[Key, ...]:
     """The keys in the file. Raises KeysError, with the line at fault."""
+    *_, mode = _signature(path)
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise KeysError(
+            f"{path} may be written by others than its owner (mode {stat.S_IMODE(mode):04o}), who could let themselves in; "
+            f"chmod go-w {path}"
+        )
     try:
         with path.open(encoding="utf-8") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise KeysError(f"{path} is no file; name the file that marey key wrote")
-            if mode & (stat.S_IWGRP | stat.S_IWOTH):
-                raise KeysError(
-                    f"{path} may be written by others than its owner (mode {stat.S_IMODE(mode):04o}), who could let themselves in; "
-                    f"chmod go-w {path}"
-                )
             text = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise KeysError(
-            f"the file of API keys {path} cannot be read ({error.strerror}); marey key NAME --file {path} makes one"
-        ) from None
+        raise _unreadable(path, error) from None
     except UnicodeDecodeError:
         raise KeysError(f"{path} is no text; name the file that marey key wrote") from None
     if len(text) > _MAX_BYTES:
@@ -154,20 +153,41 @@ def add(path: Path, name: str, *, role: Role = "user", rate: float | None = None
         )
     if rate is not None and not 0 < rate <= _MAX_RATE:
         raise InvalidParameter(f"rate = {rate:g} is not above 0 and at most {_MAX_RATE:g} requests a second")
-    if path.exists() and any(key.name == name for key in read(path)):
-        raise InvalidParameter(f"{path} has a key {name!r} already; choose another name, or remove its line first")
     token = PREFIX + secrets.token_urlsafe(32)
-    line = Key(name, role, digest(token), rate).line()
+    with _writing(path) as file:
+        if any(key.name == name for key in read(path)):
+            raise InvalidParameter(f"{path} has a key {name!r} already; choose another name, or --remove it first")
+        before = file.read()
+        # In one write: a service that re-reads the file sees the whole line or none of it.
+        line = Key(name, role, digest(token), rate).line().encode()
+        file.write((b"\n" if before and not before.endswith(b"\n") else b"") + line + b"\n")
+    return token
+
+
+def remove(path: Path, name: str) -> None:
+    """Take the key out of the file, in place: a file that is mounted into a container must stay the one that it is.
+
+    Raises InvalidParameter for a name that is not there, KeysError for a file that cannot be used.
+    """
+    if not path.exists() or all(key.name != name for key in read(path)):
+        raise InvalidParameter(f"{path} has no key {name!r}")
+    with _writing(path) as file:
+        lines = file.read().splitlines(keepends=True)
+        left = b"".join(line for line in lines if line.split()[:1] != [name.encode()])
+        file.seek(0)
+        file.write(left)
+        file.truncate()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[FileIO]:
+    """The file, at its beginning, while nobody else of us writes it. Raises KeysError."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "rb+", buffering=0) as file:
-            size = os.fstat(descriptor).st_size
-            unended = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            # In one write: a service that re-reads the file sees the whole line or none of it.
-            file.write((b"\n" if unended else b"") + line.encode() + b"\n")
+        with FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
     except OSError as error:
         raise KeysError(f"{path} cannot be written ({error.strerror}); name another file with --file") from None
-    return token
 
 
 def _parsed(text: str, path: Path) -> Iterator[Key]:
@@ -177,10 +197,8 @@ def _parsed(text: str, path: Path) -> Iterator[Key]:
             continue
         try:
             yield _key(*words)
-        except (
-            TypeError,
-            ValueError,
-        ):  # the line is not repeated: someone may have put a key there instead of its hash
+        except (TypeError, ValueError):
+            # The line is not repeated: someone may have put a key there instead of its hash.
             raise KeysError(
                 f"line {number} of {path} is not NAME user|admin sha256:HEX [rate=NUMBER], as marey key writes it; mend or remove it"
             ) from None
@@ -199,11 +217,19 @@ def _key(name: str, role: str, hashed: str, rate: str | None = None) -> Key:
     return Key(name, cast("Role", role), bytes.fromhex(match[1]), value)
 
 
-def _signature(path: Path) -> tuple[int, ...]:
+def _signature(path: Path) -> tuple[int, int, int, int]:
+    """What changes when the file does; its mode is the last. Raises KeysError where there is no such file."""
     try:
         found = path.stat()
     except OSError as error:
-        raise KeysError(
-            f"the file of API keys {path} cannot be read ({error.strerror}); marey key NAME --file {path} makes one"
-        ) from None
+        raise _unreadable(path, error) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise KeysError(f"{path} is no file; name the one that marey key wrote")
     return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode
+
+
+def _unreadable(path: Path, error: OSError) -> KeysError:
+    remedy = f"marey key NAME --file {path} makes one"
+    if isinstance(error, PermissionError):
+        remedy = f"the service runs as user {os.geteuid()}: chown {os.geteuid()} {path}"
+    return KeysError(f"the file of API keys {path} cannot be read ({error.strerror}); {remedy}")

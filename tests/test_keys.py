@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -140,8 +141,11 @@ def test_a_file_that_others_may_write_is_refused(path: Path, mode: int) -> None:
 def test_files_that_are_missing_binary_huge_or_folders_are_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(KeysError, match="marey key NAME --file"):
         Keys(tmp_path / "none")
-    with pytest.raises(KeysError, match="cannot be read"):
+    with pytest.raises(KeysError, match="is no file"):
         Keys(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(KeysError, match="is no file"):  # and is not waited for
+        Keys(tmp_path / "pipe")
     for name, content in (("binary", b"\xff\xfe\x00"), ("huge", b"#" * (2**20 + 1))):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(KeysError, match=name):
@@ -191,6 +195,40 @@ def test_a_file_that_breaks_while_in_use_is_told_once_and_the_former_keys_stay(
         assert "1 API keys were read" in caplog.text
 
 
+def test_a_removed_key_is_out_of_the_same_file_and_the_others_stay(path: Path) -> None:
+    tokens = {name: keys.add(path, name) for name in ("a", "aa", "b")}
+    path.write_text("# ours\n" + path.read_text())
+    before = path.stat().st_ino
+    keys.remove(path, "a")
+    known = Keys(path)
+    assert (known.find(tokens["aa"]).name, known.find(tokens["b"]).name) == ("aa", "b")
+    with pytest.raises(InvalidKey):
+        known.find(tokens["a"])
+    assert path.stat().st_ino == before, "a file mounted into a container is another once it is replaced"
+    assert path.read_text().startswith("# ours\naa user")
+    for missing in ("a", "nobody"):
+        with pytest.raises(InvalidParameter, match="has no key"):
+            keys.remove(path, missing)
+    with pytest.raises(InvalidParameter, match="has no key"):
+        keys.remove(path.with_name("none"), "a")
+
+
+def test_two_that_add_at_once_lose_nothing(path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda number: keys.add(path, f"key{number}"), range(40)))
+    known = Keys(path)
+    assert {known.find(token).name for token in made} == {f"key{number}" for number in range(40)}
+
+
+def test_a_file_of_another_user_is_refused_with_whom_it_should_belong_to(path: Path) -> None:
+    keys.add(path, "a")
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read everything")
+    with pytest.raises(KeysError, match=f"chown {os.geteuid()}"):
+        Keys(path)
+
+
 def test_an_empty_file_lets_nobody_in_and_says_so(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.touch()
     known = Keys(path)
@@ -212,5 +250,9 @@ def test_the_command_prints_the_key_alone_on_stdout_and_where_it_is_kept_on_stde
     again = CliRunner().invoke(main, ["key", "ops"])
     assert (again.exit_code, again.stdout) == (1, "")
     assert "error: " in again.stderr
+    removed = CliRunner().invoke(main, ["key", "ops", "--remove"])
+    assert (removed.exit_code, removed.stdout) == (0, "")
+    with pytest.raises(InvalidKey):
+        Keys(path).find(run.stdout.strip())
     monkeypatch.delenv("MAREY_KEYS")
     assert CliRunner().invoke(main, ["key", "x"]).exit_code == 2
