@@ -11,6 +11,9 @@ import click
 
 from service.bench.engines import TORCH, Plan, compare
 from service.bench.load import Address
+from service.bench.overload import LEVELS as OVERLOAD_LEVELS
+from service.bench.overload import Offered, measure_overload
+from service.bench.overload_report import OverloadReport, overload_table
 from service.bench.report import EngineReport, engine_table
 from service.bench.samples import read_samples
 from service.bench.service_report import ServiceReport, service_table
@@ -20,7 +23,7 @@ from service.engine.base import Place
 from service.engine.select import ENGINES
 from service.settings import Settings
 
-_SECONDS = {"engines": 2.0, "service": 12.0}
+_SECONDS = {"engines": 2.0, "service": 12.0, "overload": 30.0}
 _OF_ENGINES = ("engines", "precisions", "batches")
 
 
@@ -75,6 +78,37 @@ def of_service(
         place = _place(wishes, settings, tell)
         report = measure_bundle(open_bundle(bundle), options=_chosen(wishes), place=place, **common)
     return report, service_table(report)
+
+
+def of_overload(
+    url: str,
+    *,
+    rate: float | None,
+    overload: float | None,
+    file: Path | None,
+    levels: tuple[int, ...],
+    wishes: Mapping[str, Any],
+    command: str,
+    tell: Callable[[str], None],
+) -> tuple[OverloadReport, str]:
+    """A service that is asked for more than it can do: the report, and the same as tables."""
+    if any(wishes[name] for name in _OF_ENGINES):
+        raise click.UsageError(
+            "the service at --url has an engine of its own; leave --engine, --precision and --batch out"
+        )
+    seconds = wishes["seconds"] or _SECONDS["overload"]
+    plan = Offered(rate=rate, overload=overload or 0.0, seconds=seconds, rounds=wishes["rounds"])
+    report = asyncio.run(
+        measure_overload(
+            Address.parse(url),
+            plan,
+            samples=None if file is None else read_samples(file),
+            levels=levels or OVERLOAD_LEVELS,
+            command=command,
+            tell=tell,
+        )
+    )
+    return report, overload_table(report)
 
 
 def _chosen(wishes: Mapping[str, Any]) -> tuple[str, ...]:

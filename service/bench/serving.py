@@ -57,7 +57,7 @@ async def measure_url(
 ) -> ServiceReport:
     """Drive the service at `address`, which somebody else runs. Raises MareyError where none answers."""
     machine, date = this_machine(), _now()
-    traffic = await _traffic(address, samples, levels=levels, seconds=seconds, rounds=rounds)
+    traffic = await traffic_for(address, samples, levels=levels, seconds=seconds, rounds=rounds)
     loads = await _levels(address, traffic, tell=tell)
     return _report(traffic, loads, None, machine=machine, date=date, command=command, url=str(address))
 
@@ -78,7 +78,7 @@ def measure_bundle(
     machine, date = this_machine(), _now()
     tell("starting the service")
     with hosted(bundle.path, options=options, threads=place.threads) as address, ExitStack() as stack:
-        traffic = asyncio.run(_traffic(address, samples, levels=levels, seconds=seconds, rounds=rounds))
+        traffic = asyncio.run(traffic_for(address, samples, levels=levels, seconds=seconds, rounds=rounds))
         loads = asyncio.run(_levels(address, traffic, tell=tell))
         model = _model(loads)
         loop = _loop(bundle, model, traffic, place=place, stack=stack)
@@ -125,7 +125,7 @@ def _against(address: Address, traffic: Traffic, loop: _Loop, *, level: int, tel
     )
 
 
-async def _traffic(
+async def traffic_for(
     address: Address, samples: Samples | None, *, levels: tuple[int, ...], seconds: float, rounds: int
 ) -> Traffic:
     """The requests for what the service takes: where no files are given, an image if any model takes one."""
