@@ -31,8 +31,8 @@ async def in_process(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
     Raises MareyError when no model can be served.
     """
-    # The jobs in the user's folder are a service's to work on, not those of a command that ends soon.
-    app = create_app(settings.model_copy(update={"max_jobs": 0}))
+    # The jobs in the user's folder are a service's to work on, not those of a command that ends soon; and who may ask is settled.
+    app = create_app(settings.model_copy(update={"max_jobs": 0, "keys": None, "rate_limit": None}))
     async with app.router.lifespan_context(app):
         await app.state.marey.loaded.wait()
         if app.state.marey.failure is not None:

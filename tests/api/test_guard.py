@@ -19,8 +19,10 @@ from service import keys
 from service.api import problems
 from service.api.guard import Guard, require_admin
 from service.api.observe import Observe
+from service.client import in_process
 from service.keys import Keys
 from service.rates import Rates
+from service.settings import Settings
 from service.telemetry import Telemetry
 
 
@@ -242,6 +244,17 @@ def test_the_service_classifies_for_who_has_a_key(guarded: tuple[Any, str], make
     assert running.client.post(**ask, headers=bearer(token)).json()["predictions"][0]["label"] == "red"
     assert running.client.get("/metrics", headers=bearer(token)).status_code == 200
     assert running.client.get("/health/ready").status_code == 200
+
+
+async def test_who_runs_the_model_in_their_own_process_needs_no_key(
+    color_bundle: Any, tmp_path: Path, make_picture: Any
+) -> None:
+    (tmp_path / "keys").touch()
+    settings = Settings(bundles=(color_bundle.path,), keys=tmp_path / "keys", rate_limit=0.001)
+    async with asyncio.timeout(60), in_process(settings) as client:
+        for _ in range(3):
+            answer = await client.post("/classify/image", files={"file": make_picture("red")})
+            assert answer.json()["predictions"][0]["label"] == "red"
 
 
 def test_a_service_does_not_start_with_keys_that_it_cannot_use(color_bundle: Any, tmp_path: Path) -> None:
