@@ -74,8 +74,30 @@ class Source:
     def stream(self) -> io.BufferedIOBase:
         """A reader of its own for each caller, from the start; closed with the source."""
         opened = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source.open("rb")
-        self._open.append(opened)
-        return opened
+        reader = _Unfailing(opened)
+        # OpenCV gives up its reference without holding the interpreter's lock: it must never be the last one.
+        self._open.append(reader)
+        return reader
+
+
+class _Unfailing(io.BufferedIOBase):
+    """Says -1, as C does, of a place that does not exist: a damaged file asks for some, and a Python error ends the process."""
+
+    def __init__(self, stream: io.BufferedIOBase) -> None:
+        self._stream = stream
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return self._stream.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return self._stream.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -1
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 class Capture:
