@@ -101,7 +101,8 @@ def create_app(
     )
     for router in routers:
         app.include_router(router)
-    paths = {str(getattr(route, "path", "")) for router in routers for route in router.routes}
+    listed = [route for router in routers for route in router.routes]
+    paths = {str(getattr(route, "path", "")) for route in listed}
     # From the innermost outwards: each sees what those below it let through.
     app.add_middleware(Door, admission=state.admission)
     app.add_middleware(Guard, keys=keys, rates=Rates(settings.rate_limit), origins=settings.cors_origins)
@@ -110,7 +111,7 @@ def create_app(
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
     app.add_middleware(SecurityHeaders, shared=bool(settings.cors_origins))
     app.add_middleware(Observe, observer=state.telemetry.request, paths=paths, traces=traces)
-    problems.install(app)
+    problems.install(app, routes=listed)
     return app
 
 

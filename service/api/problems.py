@@ -5,13 +5,15 @@ from __future__ import annotations
 import http
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import EngineError, InvalidParameter, MareyError, MissingKey
@@ -21,10 +23,10 @@ logger = logging.getLogger(__name__)
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, *, routes: Sequence[BaseRoute]) -> None:
     """Every error that leaves `app`, FastAPI's own included, leaves it as a problem."""
     app.add_exception_handler(MareyError, _marey)
-    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(HTTPException, partial(_http, routes))
     app.add_exception_handler(RequestValidationError, _validation)
 
 
@@ -80,12 +82,20 @@ async def _marey(request: Request, error: Exception) -> JSONResponse:
     return refusal(request, error)
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+async def _http(routes: Sequence[BaseRoute], request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     title = http.HTTPStatus(error.status_code).phrase
     detail = f"{request.method} {request.url.path}: {error.detail}; the paths are listed under /docs"
     code = HTTP_CODES.get(error.status_code, "bad_request")
-    return problem(request, status=error.status_code, code=code, title=title, detail=detail, headers=error.headers)
+    not_allowed = error.status_code == http.HTTPStatus.METHOD_NOT_ALLOWED
+    headers = {"Allow": _allowed(routes, request)} if not_allowed else error.headers
+    return problem(request, status=error.status_code, code=code, title=title, detail=detail, headers=headers)
+
+
+def _allowed(routes: Sequence[BaseRoute], request: Request) -> str:
+    """The methods of every route that has this path: Starlette names those of the first alone."""
+    fitting = (route for route in routes if route.matches(request.scope)[0] != Match.NONE)
+    return ", ".join(sorted({method for route in fitting for method in getattr(route, "methods", None) or ()}))
 
 
 async def _validation(request: Request, error: Exception) -> JSONResponse:
