@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 IN_MEMORY = 2**20
 RETRY_AFTER_S = 5.0
 _PREFIX = "marey-spool-"
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(eq=False, slots=True)

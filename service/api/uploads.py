@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ from service.spool import Spool, Upload, too_large
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
+
+# The parser writes each fault of a client to the log; here the client is told.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 _REMEDY = "send multipart/form-data, as curl -F file=@PATH does"
 # What the form may hold beside the file's own bytes: boundaries, part headers, small foreign fields.
