@@ -28,6 +28,7 @@ class ModelUsed(BaseModel):
     precision: str
     float_precision: str
     device: str
+    head_engine: str | None = Field(default=None, description="What runs the head, where that is another than engine.")
 
 
 class Prediction(BaseModel):
@@ -150,6 +151,7 @@ def used(model: Predictor, info: EngineInfo) -> ModelUsed:
         precision=info.precision,
         float_precision=info.float_precision,
         device=info.device,
+        head_engine=info.head_engine,
     )
 
 

@@ -72,6 +72,7 @@ class EngineSubject:
             float_precision=info.float_precision,
             device=info.device,
             golden_difference=opened.golden_difference,
+            notes=(f"head on {info.head_engine}",) if info.head_engine else (),
         )
 
     def entry(self, rows: NDArray[np.uint8]) -> Task:

@@ -77,8 +77,9 @@ def _try(
 
 def _ran(name: str, engine: str, trial: Trial) -> Check:
     floats = "" if trial.float_precision == trial.precision else f" (float part {trial.float_precision})"
+    head = f", its head on {trial.head_engine}" if trial.head_engine else ""
     says = (
-        f"runs here: {trial.bundle} at {trial.precision}{floats} on {trial.device}, {trial.frames} frames in "
+        f"runs here: {trial.bundle} at {trial.precision}{floats} on {trial.device}{head}, {trial.frames} frames in "
         f"{trial.milliseconds:.1f} ms, golden difference {trial.golden_difference:.2g} of {trial.tolerance:g} allowed"
     )
     if trial.refused:
@@ -92,6 +93,7 @@ def _ran(name: str, engine: str, trial: Trial) -> Check:
         precision=trial.precision,
         float_precision=trial.float_precision,
         device=trial.device,
+        head_engine=trial.head_engine,
         frames=trial.frames,
         milliseconds=trial.milliseconds,
         golden_difference=trial.golden_difference,

@@ -39,7 +39,8 @@ class EngineInfo:
     """What really runs: `precision` of the first network's weights, `float_precision` of everything that is not INT8 in it.
 
     `max_batch`: the largest batch of the first network that pays on this device, in its rows: frames of an encoder, clips of a
-    clip network; a power of two. `stages`: the networks of the bundle, in order.
+    clip network; a power of two. `stages`: the networks of the bundle, in order. `head_engine`: what runs the head, where that is
+    another than `name`.
     """
 
     name: str
@@ -48,6 +49,7 @@ class EngineInfo:
     device: str
     max_batch: int = 64
     stages: tuple[Stage, ...] = ("encoder", "head")
+    head_engine: str | None = None
 
 
 class Engine(Protocol):

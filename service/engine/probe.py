@@ -71,6 +71,7 @@ class Trial:
     milliseconds: float
     frames: int
     refused: tuple[str, ...]
+    head_engine: str | None = None
 
 
 def installed(package: str) -> str | None:
@@ -153,6 +154,7 @@ def trial(
             milliseconds=median(spent) * 1000,
             frames=clip.shape[1],
             refused=opened.refused,
+            head_engine=ran.head_engine,
         )
     finally:
         opened.engine.close()

@@ -61,6 +61,14 @@ def test_both_engines_compute_what_numpy_computes(color_bundle: Bundle, opener: 
         assert engine.info.device
 
 
+def test_an_openvino_engine_says_that_its_head_runs_on_onnxruntime(color_bundle: Bundle) -> None:
+    for opener, head in ((OpenVinoEngine, "onnxruntime"), (OnnxRuntimeEngine, None)):
+        with closing(opener(color_bundle, precision="fp32", place=Place(threads=1))) as engine:
+            assert engine.info.head_engine == head
+            with pytest.raises(EngineError, match="onnxruntime failed in the head on rows"):
+                engine.run("head", np.zeros((1, 2, 4), np.float32))
+
+
 @pytest.mark.parametrize("opener", ENGINES)
 def test_rows_are_independent_and_belong_to_the_caller(color_bundle: Bundle, opener: type) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
