@@ -9,7 +9,7 @@ from typing import Literal
 
 from service.bundle.manifest import Manifest
 from service.engine.base import EngineInfo
-from service.errors import MareyError
+from service.errors import MareyError, NotReady, UnknownModel
 from service.registry.catalogue import Found, Key
 from service.registry.leases import Held
 
@@ -95,6 +95,12 @@ class Model:
         if self.resting:
             return "it gave way to other models, and is loaded when it is asked for"
         return "its last requests are being answered" if self.closing else "it is not loaded"
+
+    def refusal(self) -> UnknownModel | NotReady:
+        """What to tell whoever asks for it while it is not servable: it was unloaded, or something keeps it from being served."""
+        if self.error is None and self.loading is None:
+            return UnknownModel(f"model {self.title} is not loaded; GET /models lists those that are")
+        return NotReady(f"model {self.title} cannot be asked now: {self.reason}", retry_after_s=5)
 
     def take(self, held: Held) -> Held | None:
         """Serve `held` from now on; returns what was served before."""

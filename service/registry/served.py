@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 
 from service.bundle.manifest import Task
-from service.errors import InvalidParameter, NotReady, UnknownModel
+from service.errors import InvalidParameter, UnknownModel
 from service.registry.catalogue import Key
 from service.registry.model import Model
 from service.registry.shares import Weights, check, draw, shares
@@ -82,10 +82,7 @@ class Served:
         if any(model.servable for model in known):
             others = [model.title for model in self if model.servable and _fits(model, task)]
             raise UnknownModel(f"model {name!r} does not classify {task}s; those that do are {_listed(others)}")
-        newest = known[0]
-        if newest.error is None and newest.state in ("UNAVAILABLE", "UNLOADING"):
-            raise UnknownModel(f"model {name!r} is not loaded; those served are {self._titles()}")
-        raise NotReady(f"model {newest.title} cannot be asked now: {newest.reason}", retry_after_s=5)
+        raise known[0].refusal()
 
     def _drawn(self, fitting: list[Model]) -> Model:
         by_version = {model.key[1]: model for model in fitting}

@@ -63,7 +63,7 @@ async def test_what_cannot_be_asked_is_refused_with_the_reason(served: Served) -
     for name, saying in (
         ("colour", "there is no model 'colour'; those served are color:1.9, color:1.10, clips:1"),
         ("color:3", "there is no model 'color:3'"),
-        ("color:2", "model 'color:2' is not loaded"),
+        ("color:2", "model color:2 is not loaded"),
         ("clips", "model 'clips' does not classify images; those that do are color:1.9, color:1.10"),
     ):
         with pytest.raises(UnknownModel) as error:

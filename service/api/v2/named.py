@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from service.api.v2.network import Network, Part, split
-from service.errors import NotReady
 from service.predictor import Predictor
 from service.registry import Registry
 from service.registry.model import Model
@@ -29,7 +28,7 @@ def looked_at(registry: Registry, name: str, version: str | None) -> tuple[Model
     usual = None if version or ":" in own else registry.default(own)
     model = next((each for each in known if each.key[1] == usual), known[0])
     if not model.servable:
-        raise NotReady(f"model {model.title} cannot be asked now: {model.reason}", retry_after_s=5)
+        raise model.refusal()
     return model, Network.of(model.manifest, part)
 
 
