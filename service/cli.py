@@ -8,10 +8,11 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 from pydantic import BaseModel, ValidationError
@@ -22,6 +23,11 @@ from service.bundle.store import open_bundle
 from service.engine.buckets import BUCKETS
 from service.errors import MareyError
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from httpx import AsyncClient
+
+    from service.client import Wishes
 
 P = ParamSpec("P")
 
@@ -99,6 +105,11 @@ def serve(
 @click.option("--url", help="Ask the service there, such as http://127.0.0.1:8000; else this process does the work.")
 @click.option("--key", envvar="MAREY_KEY", help="API key for --url; better from the variable MAREY_KEY than here.")
 @click.option("--top-k", type=click.IntRange(min=0), help="How many classes to show; 0: all.")
+@click.option("--frames", type=click.IntRange(min=1), help="Frames to look at in a video, or in each window of it.")
+@click.option("--window-s", type=click.FloatRange(min=0.04), help="Cut videos into windows of so many seconds.")
+@click.option("--stride-s", type=click.FloatRange(min=0.01), help="From one window to the next (default: --window-s).")
+@click.option("--vtt", "kind", flag_value="text/vtt", help="Print WebVTT, captions for a player, of one video.")
+@click.option("--csv", "kind", flag_value="text/csv", help="Print CSV, rows for a spreadsheet, of one video.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON array of the service's answers; of a camera one a line."
 )
@@ -112,6 +123,10 @@ def classify_command(
     url: str | None,
     key: str | None,
     top_k: int | None,
+    frames: int | None,
+    window_s: float | None,
+    stride_s: float | None,
+    kind: str | None,
     as_json: bool,
     engine: str | None,
     precision: str | None,
@@ -120,7 +135,7 @@ def classify_command(
 
     Or one CAMERA, until Ctrl-C: webcam, webcam:1, rtsp://…, rtmp://…, http://… (MJPEG), or - for WebM or MPEG-TS on stdin.
     """
-    from service.client import Result, classify, connect, in_process  # noqa: PLC0415  # likewise, and httpx
+    from service.client import captioned, connect, in_process  # noqa: PLC0415  # likewise, and httpx
     from service.media.address import is_live  # noqa: PLC0415
 
     if url is not None and (bundle or engine or precision):
@@ -143,17 +158,33 @@ def classify_command(
         query = {name: value for name, value in {"model": model, "top_k": top_k}.items() if value is not None}
         return _watch(files[0], url=url, key=key, settings=settings, query=query, as_json=as_json)
 
-    async def collect() -> list[Result]:
-        client = connect(url, key=key) if url is not None else in_process(settings())
-        results = []
-        async with client as asked:
-            async for result in classify(asked, map(Path, files), model=model, top_k=top_k):
-                results.append(result)
-                if not as_json:
-                    click.echo(_lines(result))
-        return results
+    wishes: Wishes = {"model": model, "top_k": top_k}
+    looks: Wishes = {"frames": frames, "window_s": window_s, "stride_s": stride_s}
+    service = connect(url, key=key) if url is not None else in_process(settings())
+    if kind is None:
+        return asyncio.run(_classify(service, files, wishes=wishes, looks=looks, as_json=as_json))
+    if as_json or len(files) > 1:
+        raise click.UsageError("--vtt and --csv print one file of one video; leave --json and other files out")
+    click.echo(asyncio.run(captioned(service, Path(files[0]), kind=kind, wishes={**wishes, **looks})), nl=False)
+    return 0
 
-    results = asyncio.run(collect())
+
+async def _classify(
+    service: AbstractAsyncContextManager[AsyncClient],
+    files: tuple[str, ...],
+    *,
+    wishes: Wishes,
+    looks: Wishes,
+    as_json: bool,
+) -> int:
+    from service.client import classify  # noqa: PLC0415
+
+    results = []
+    async with service as asked:
+        async for result in classify(asked, map(Path, files), wishes=wishes, looks=looks):
+            results.append(result)
+            if not as_json:
+                click.echo(_lines(result))
     if as_json:
         click.echo(json.dumps(results, indent=2, ensure_ascii=False))
     return 1 if any("error" in result for result in results) else 0
@@ -358,4 +389,9 @@ def _lines(result: dict[str, Any]) -> str:
     model = result["model"]
     head = f"{result['file']}: {model['name']} on {model['engine']} {model['precision']}, {result['timings_ms']['total']:.0f} ms"
     rows = [f"  {found['probability']:7.2%}  {found['label']}" for found in result["predictions"]]
+    for segment in result.get("segments", ()):
+        best = segment["predictions"][0]
+        rows.append(
+            f"  {segment['start_s']:9.2f} to {segment['end_s']:9.2f} s  {best['probability']:7.2%}  {best['label']}"
+        )
     return "\n".join([head, *rows, *(f"  warning: {text}" for text in result["warnings"])])

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from service.api.app import create_app
+from service.bundle.manifest import Task
 from service.errors import MareyError
 from service.media.sniff import task_of
 from service.settings import Settings
 
 Result = dict[str, Any]
+Wishes = Mapping[str, str | float | None]
 
 
 @asynccontextmanager
@@ -46,27 +48,52 @@ async def in_process(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def classify(
-    client: httpx.AsyncClient, files: Iterable[Path], *, model: str | None, top_k: int | None
+    client: httpx.AsyncClient, files: Iterable[Path], *, wishes: Wishes, looks: Wishes
 ) -> AsyncIterator[Result]:
-    """Yield one answer a file, in order, each with its `file`; where it went wrong, with `error`, a problem of RFC 9457."""
-    wishes = {name: value for name, value in {"model": model, "top_k": top_k}.items() if value is not None}
+    """Yield one answer a file, in order, each with its `file`; where it went wrong, with `error`, a problem of RFC 9457.
+
+    `wishes` and `looks` are the query; what is None is not asked for. `looks` is for the videos among the files.
+    """
     for file in files:
         try:
-            data = file.read_bytes()
-        except OSError as error:
-            yield {
-                "file": str(file),
-                "error": {"code": "unreadable", "detail": f"{file} cannot be read: {error.strerror}"},
-            }
+            data = _read(file)
+        except MareyError as error:
+            yield {"file": str(file), "error": {"code": "unreadable", "detail": str(error)}}
             continue
-        try:
-            response = await client.post(f"/classify/{task_of(data)}", params=wishes, files={"file": ("file", data)})
-        except httpx.TransportError as error:
-            raise MareyError(
-                f"no service answers at {client.base_url} ({error}); start one with marey serve"
-            ) from error
+        task = task_of(data)
+        response = await _post(client, data, task, query=wishes if task == "image" else {**wishes, **looks})
         body = _body(response)
         yield {"file": str(file), **(body if response.is_success else {"error": body})}
+
+
+async def captioned(
+    service: AbstractAsyncContextManager[httpx.AsyncClient], video: Path, *, kind: str, wishes: Wishes
+) -> str:
+    """What a video shows, as a file of the media type `kind`: WebVTT or CSV. Raises MareyError where it cannot be had."""
+    data = _read(video)
+    async with service as client:
+        response = await _post(client, data, "video", query=wishes, accept=kind)
+    if not response.is_success:
+        raise MareyError(f"{video}: {_body(response)['detail']}")
+    return response.text
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise MareyError(f"{file} cannot be read: {error.strerror}") from error
+
+
+async def _post(
+    client: httpx.AsyncClient, data: bytes, task: Task, *, query: Wishes, accept: str = "application/json"
+) -> httpx.Response:
+    params = {name: value for name, value in query.items() if value is not None}
+    files = {"file": ("file", data)}
+    try:
+        return await client.post(f"/classify/{task}", params=params, files=files, headers={"Accept": accept})
+    except httpx.TransportError as error:
+        raise MareyError(f"no service answers at {client.base_url} ({error}); start one with marey serve") from error
 
 
 def _body(response: httpx.Response) -> Result:

@@ -221,6 +221,22 @@ def test_files_are_classified_without_a_server_and_with_one_alike(shipped, data:
     assert "goldfish" in marey("classify", photo).stdout
 
 
+@pytest.mark.data
+def test_a_video_is_told_in_windows_as_captions_and_as_a_table(shipped, data: Path) -> None:
+    clip = data / "surveillance_fight" / "videos" / "fight" / "fi031.mp4"
+    asked = ("--url", shipped.url, "--window-s", 1, "--frames", 8)
+    vtt, table, text = (marey("classify", clip, *asked, *kind) for kind in (("--vtt",), ("--csv",), ()))
+    assert vtt.stdout.startswith("WEBVTT\n\nNOTE fight ")
+    assert "00:00:00.000 --> 00:00:0" in vtt.stdout
+    rows = list(csv.DictReader(table.stdout.splitlines()))
+    assert {row["label"] for row in rows} == {"fight", "no_fight"}
+    assert (rows[0]["start_s"], rows[0]["rank"]) == ("0.0000", "1")
+    assert " 0.00 to " in text.stdout
+    refused = marey("classify", clip, clip, "--vtt", *asked)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "one file of one video" in refused.stderr
+
+
 def test_files_at_fault_are_named_and_the_exit_code_says_so(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
     result = marey("classify", tmp_path / "text.jpg", tmp_path / "missing.png")
@@ -232,7 +248,7 @@ def test_files_at_fault_are_named_and_the_exit_code_says_so(tmp_path: Path) -> N
 def test_usage_errors_are_one_sentence_and_exit_code_two() -> None:
     for arguments, saying in (
         (("serve", "--port", "99999"), "less than or equal to 65535"),
-        (("classify",), "FILES"),
+        (("classify",), "FILE|CAMERA"),
         (("classify", "x", "--url", "http://127.0.0.1:1", "--engine", "openvino"), "leave --bundle, --engine"),
         (("serve", "--engine", "tensorflow"), "tensorflow"),
     ):
