@@ -89,6 +89,7 @@ async def test_all_files_together_are_bounded_and_room_comes_back(spool: Spool, 
     with pytest.raises(SpoolFull, match="of the 8388608 bytes") as caught:
         await spooled(spool, *[bytes(MIB)] * 4)
     assert caught.value.retry_after_s
+    await until(lambda: spool.used_bytes == 5 * MIB)
     with pytest.raises(SpoolFull):
         spool.check_room(3 * MIB + 1)
     spool.check_room(3 * MIB)
