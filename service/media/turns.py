@@ -41,6 +41,7 @@ class Turns(Generic[T]):
     """
 
     size: int
+    clock: Callable[[], float] = time.monotonic
     _free: deque[T] = field(default_factory=deque, init=False)
     _waiters: dict[Priority, deque[_Waiter[T]]] = field(init=False)
     _running: dict[T, _Call] = field(default_factory=dict, init=False)
@@ -83,7 +84,7 @@ class Turns(Generic[T]):
         """The call on `worker` is over; `well`: it counts in the mean of its kind. `offer` it for the next."""
         call = self._running.pop(worker, None)
         if call is not None and well:
-            took, before = time.monotonic() - call.began, self._usual_s.get(call.kind)
+            took, before = self.clock() - call.began, self._usual_s.get(call.kind)
             self._usual_s[call.kind] = took if before is None else before + _RECENT * (took - before)
         self._match()
 
@@ -108,24 +109,24 @@ class Turns(Generic[T]):
     def waiting_s(self, priority: Priority) -> float:
         """How long the workers have to do with the calls that wait and come before a new one of `priority`; from any thread."""
         before = list(self._waiters["interactive"]) + (list(self._waiters["bulk"]) if priority == "bulk" else [])
-        return sum(self.usual_s(waiter.kind) for waiter in before) / self._workers(priority)
+        return sum(self.usual_s(waiter.kind) for waiter in before) / max(1, self._workers(priority))
 
     def running_s(self, priority: Priority) -> float:
         """… and with the calls under way; 0 while a worker is free for `priority`. From any thread."""
         if self._free and self._may(priority):
             return 0.0
-        now = time.monotonic()
+        now, workers = self.clock(), self._workers(priority)
         left = [
             max(0.0, self.usual_s(call.kind) - (now - call.began))
             for call in list(self._running.values())
-            if call.kind != "frames" or self._workers(priority) == 1
+            if call.kind != "frames" or workers <= 0
         ]
-        return sum(left) / self._workers(priority)
+        return sum(left) / max(1, workers)
 
     def _workers(self, priority: Priority) -> int:
         """How many serve calls of `priority` one after the other: those that are not kept by a whole video."""
         kept = sum(call.kind == "frames" for call in list(self._running.values()))
-        return max(1, (self._most_bulk if priority == "bulk" else self.size) - kept)
+        return (self._most_bulk if priority == "bulk" else self.size) - kept
 
     @property
     def _most_bulk(self) -> int:
@@ -142,5 +143,5 @@ class Turns(Generic[T]):
                 if waiter.turn.done():
                     continue
                 worker = self._free.popleft()
-                self._running[worker] = _Call(waiter.kind, priority, time.monotonic())
+                self._running[worker] = _Call(waiter.kind, priority, self.clock())
                 waiter.turn.set_result(worker)
