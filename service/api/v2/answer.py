@@ -21,7 +21,7 @@ from service.errors import InvalidParameter
 MAX_JSON_NUMBERS = 2**18
 # What is written at once: about a millisecond.
 _STRETCH = 4096
-# More than this is written in a thread, which yields to the event loop between stretches.
+# Of more numbers than this the answer is written in a thread, which yields to the event loop between stretches.
 SMALL = 2 * _STRETCH
 
 
@@ -43,8 +43,8 @@ class _Tensor:
     as_json: Callable[[], str]
 
 
-def numbers_in(shapes: Mapping[str, Sequence[int]], wanted: Sequence[Wanted]) -> int:
-    """How many numbers, or classes, `write` puts into words. Raises InvalidParameter where they are too many."""
+def refuse_unless_sayable(shapes: Mapping[str, Sequence[int]], wanted: Sequence[Wanted]) -> None:
+    """Raise InvalidParameter where `write` would put too many numbers, or classes, of outputs of `shapes` into words."""
     count = 0
     for each in wanted:
         shape = shapes[each.name]
@@ -57,7 +57,6 @@ def numbers_in(shapes: Mapping[str, Sequence[int]], wanted: Sequence[Wanted]) ->
             f"the answer would have {count} numbers in words, {MAX_JSON_NUMBERS} are allowed; ask for it as bytes: "
             '"parameters": {"binary_data_output": true}'
         )
-    return count
 
 
 def write(

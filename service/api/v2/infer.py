@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from service.admission import Ticket
 from service.api.presence import Presence
 from service.api.state import state_of
-from service.api.v2.answer import SMALL, Written, compressed, numbers_in, write
+from service.api.v2.answer import SMALL, Written, compressed, refuse_unless_sayable, write
 from service.api.v2.asking import Asking, Watch
 from service.api.v2.body import read_body
 from service.api.v2.inference import Inference, read
@@ -26,8 +26,9 @@ from service.predictor import Predictor
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=PROBLEMS)
 
-# More JSON than this is read in a thread, and a smaller answer is not worth compressing.
-_JSON_HERE = 2**16
+# More than this is read in a thread: JSON takes its time, and floats that do not lie well in the body are copied.
+_JSON_HERE, _BYTES_HERE = 2**16, 2**22
+# A smaller answer is not worth compressing.
 _WORTH_COMPRESSING = 2**10
 # Clips of one request whose classes are counted: enough to see a drift, and no longer than a batch.
 _COUNTED = 64
@@ -83,15 +84,17 @@ async def _infer(
                 limit_s = inference.timeout_s or limit_s
                 clock.reschedule(asyncio.get_running_loop().time() + limit_s - watch.passed_s)
                 shapes = network.answers(inference.tensor.shape)
-                in_words = numbers_in(shapes, inference.outputs)
-                ticket.hold(sum(4 * math.prod(shape) for shape in shapes.values()))
+                refuse_unless_sayable(shapes, inference.outputs)
+                answered = sum(math.prod(shape) for shape in shapes.values())
+                copied = inference.tensor.nbytes if said.header_bytes is None else 0  # else it lies in the body
+                ticket.hold(copied + 4 * answered)
                 ticket.queue(inference.rows)
                 asked = model.asked(deadline=watch.began + limit_s, priority=inference.priority or said.priority)
                 ran = await network.run(asked, inference.tensor)
                 watch.note("run")
                 info = asked.replica.engine.info
                 written = partial(_write, network, inference, info, ran)
-                answer = written() if in_words <= SMALL else await asyncio.to_thread(written)
+                answer = written() if answered <= SMALL else await asyncio.to_thread(written)
                 coding = _coding(request, answer)
                 if coding:
                     packed = await asyncio.to_thread(compressed, answer.body, coding)
@@ -117,7 +120,7 @@ def statistics_of(request: Request) -> Statistics:
 
 async def _read(body: bytearray, header_bytes: int | None, network: Network, max_rows: int) -> Inference:
     in_words = len(body) if header_bytes is None else min(header_bytes, len(body))
-    if in_words <= _JSON_HERE:
+    if in_words <= _JSON_HERE and len(body) <= _BYTES_HERE:
         return read(body, header_bytes=header_bytes, network=network, max_rows=max_rows)
     return await asyncio.to_thread(read, body, header_bytes=header_bytes, network=network, max_rows=max_rows)
 

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 
-from service.api.v2.answer import MAX_JSON_NUMBERS, compressed, numbers_in, write
+from service.api.v2.answer import MAX_JSON_NUMBERS, compressed, refuse_unless_sayable, write
 from service.api.v2.inference import Wanted
 from service.errors import InvalidParameter
 
@@ -54,12 +54,12 @@ def test_what_json_cannot_say_is_refused_and_bytes_say_it(value: float) -> None:
 
 def test_large_answers_in_words_are_refused_with_the_remedy() -> None:
     shapes = {"x": (2, MAX_JSON_NUMBERS)}
-    assert numbers_in(shapes, [Wanted("x", binary=True)]) == 0
-    assert numbers_in(shapes, [Wanted("x", binary=False, classes=5)]) == 10
+    refuse_unless_sayable(shapes, [Wanted("x", binary=True)])
+    refuse_unless_sayable(shapes, [Wanted("x", binary=False, classes=5)])
     with pytest.raises(
         InvalidParameter, match=f"524288 numbers in words, {MAX_JSON_NUMBERS} are allowed.*binary_data_output"
     ):
-        numbers_in(shapes, [Wanted("x", binary=False)])
+        refuse_unless_sayable(shapes, [Wanted("x", binary=False)])
 
 
 def test_compression_is_what_http_calls_it() -> None:
