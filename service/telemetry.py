@@ -1,17 +1,16 @@
-"""Prometheus metrics. The only file that knows the client library; the others call it through plain methods."""
+"""Prometheus metrics. With collectors.py the only file that knows the client library; the others call it through plain methods."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service.collectors import Count, Drifts, Gpus, ModelReading, Models
 from service.drift import Drift
-from service.nvml import THROTTLE_REASONS, Gpu, Reading
+from service.nvml import Reading
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
@@ -20,33 +19,7 @@ MAX_LABELS = 50
 OTHER = "(other)"
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-_GPU_LABELS = ("gpu", "uuid", "name")
-_GPU_GAUGES: tuple[tuple[str, str, Callable[[Gpu], float | None]], ...] = (
-    ("marey_gpu_memory_used_bytes", "Memory in use, by whomever.", lambda gpu: gpu.memory_used_bytes),
-    ("marey_gpu_memory_total_bytes", "Memory of the GPU.", lambda gpu: gpu.memory_total_bytes),
-    ("marey_gpu_utilization_ratio", "Share of the time in which a kernel ran.", lambda gpu: gpu.utilization),
-    ("marey_gpu_power_watts", "Power drawn.", lambda gpu: gpu.power_w),
-    ("marey_gpu_power_limit_watts", "Power at which the GPU slows down.", lambda gpu: gpu.power_limit_w),
-    ("marey_gpu_temperature_celsius", "Temperature of the chip.", lambda gpu: gpu.temperature_c),
-    ("marey_gpu_sm_clock_hertz", "Clock of the multiprocessors.", lambda gpu: gpu.sm_clock_hz),
-)
-
-
 M = TypeVar("M", Counter, Histogram)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelReading:
-    """One version that is served."""
-
-    model: str
-    version: str
-    engine: str
-    precision: str
-    share: float
-    memory_bytes: int
-    leases: int
-    requests: int
 
 
 class Telemetry:
@@ -109,7 +82,7 @@ class Telemetry:
         )
         self._read_models: Callable[[], Sequence[ModelReading]] | None = None
         self._drifts: dict[tuple[str, str], Drift] = {}
-        self._registry.register(_Drifts(self._drifts))
+        self._registry.register(Drifts(self._drifts))
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Export `value()` as the gauge `name`, read at each scrape."""
@@ -119,7 +92,7 @@ class Telemetry:
 
     def watch_count(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Export `value()`, which only grows, as the counter `name`, read at each scrape."""
-        self._registry.register(_Count(name, text, value))
+        self._registry.register(Count(name, text, value))
 
     def watch_each(self, name: str, text: str, label: str, values: Mapping[str, Callable[[], float]]) -> None:
         """As `watch`, a value for each key of `values`, which is its `label`."""
@@ -129,12 +102,12 @@ class Telemetry:
 
     def watch_gpus(self, read: Callable[[], Reading]) -> None:
         """Export what `read()` says of each GPU, read at each scrape; nothing where there is none."""
-        self._registry.register(_Gpus(read))
+        self._registry.register(Gpus(read))
 
     def watch_models(self, read: Callable[[], Sequence[ModelReading]]) -> None:
         """Export what `read()` says of each model, read at each scrape; what it leaves out leaves the exposition."""
         self._read_models = read
-        self._registry.register(_Models(read))
+        self._registry.register(Models(read))
 
     def request(self, *, route: str, status: int, code: str, seconds: float | None) -> None:
         self._requests[route, str(status), code].inc()
@@ -200,102 +173,3 @@ class _Children(dict[tuple[str, ...], M]):
         for labels in [labels for labels in tuple(self) if gone(labels)]:
             self.pop(labels, None)
             self._metric.remove(*labels)
-
-
-class _Count(Collector):
-    def __init__(self, name: str, text: str, value: Callable[[], float]) -> None:
-        self._name, self._text, self._value = name, text, value
-
-    def collect(self) -> Iterator[Metric]:
-        yield CounterMetricFamily(self._name, self._text, value=self._value())
-
-
-class _Drifts(Collector):
-    """See Note [What the index says] in service/drift.py."""
-
-    def __init__(self, drifts: Mapping[tuple[str, str], Drift]) -> None:
-        self._drifts = drifts
-
-    def collect(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily(
-            "marey_drift_psi",
-            "Population stability index of the latest answers against the first ones.",
-            labels=("model", "version", "of"),
-        )
-        for labels, drift in tuple(self._drifts.items()):
-            for of, value in (("class", drift.of_classes), ("probability", drift.of_probability)):
-                if value is not None:
-                    family.add_metric((*labels, of), value)
-        yield family
-
-
-class _Models(Collector):
-    """A collector, as for GPUs: a model that is unloaded must leave the exposition."""
-
-    def __init__(self, read: Callable[[], Sequence[ModelReading]]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterator[Metric]:
-        models = self._read()
-        of = ("model", "version")
-        info = GaugeMetricFamily("marey_model_info", "1 for each model served.", labels=(*of, "engine", "precision"))
-        share = GaugeMetricFamily("marey_model_share", "Of the requests that name the model and no version.", labels=of)
-        held = GaugeMetricFamily("marey_model_memory_bytes", "What it costs; 0 while it gave way to others.", labels=of)
-        leases = GaugeMetricFamily("marey_model_leases", "Requests, jobs and streams that use it.", labels=of)
-        requests = CounterMetricFamily("marey_model_requests", "Times that it was asked for.", labels=of)
-        for each in models:
-            labels = each.model, each.version
-            info.add_metric((*labels, each.engine, each.precision), 1)
-            share.add_metric(labels, each.share)
-            held.add_metric(labels, each.memory_bytes)
-            leases.add_metric(labels, each.leases)
-            requests.add_metric(labels, each.requests)
-        yield from (info, share, held, leases, requests)
-
-    def describe(self) -> Iterator[Metric]:
-        """No name is taken in advance: there are no models yet."""
-        return iter(())
-
-
-class _Gpus(Collector):
-    """A collector and not a set of gauges: a GPU that is lost must leave the exposition, not keep its last values."""
-
-    def __init__(self, read: Callable[[], Reading]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        reading = self._read()
-        info = GaugeMetricFamily(
-            "marey_gpu_info",
-            "1 for each GPU.",
-            labels=(*_GPU_LABELS, "pci_bus_id", "compute_capability", "driver", "cuda"),
-        )
-        for gpu in reading.gpus:
-            more = (gpu.pci_bus_id, _dotted(gpu.compute_capability), reading.driver or "", _dotted(reading.cuda))
-            info.add_metric((*_labels(gpu), *more), 1)
-        throttled = GaugeMetricFamily(
-            "marey_gpu_throttled", "1 while the GPU is slowed down for this reason.", labels=(*_GPU_LABELS, "reason")
-        )
-        for gpu in reading.gpus:
-            for reason in THROTTLE_REASONS if gpu.throttled is not None else ():
-                throttled.add_metric((*_labels(gpu), reason), float(reason in (gpu.throttled or ())))
-        families = [info, throttled]
-        for name, text, value_of in _GPU_GAUGES:
-            family = GaugeMetricFamily(name, text, labels=_GPU_LABELS)
-            for gpu in reading.gpus:
-                if (value := value_of(gpu)) is not None:
-                    family.add_metric(_labels(gpu), value)
-            families.append(family)
-        yield from (family for family in families if family.samples)
-
-    def describe(self) -> Iterator[GaugeMetricFamily]:
-        """No name is taken in advance: registering must not read the GPUs, which can take seconds at the first time."""
-        return iter(())
-
-
-def _labels(gpu: Gpu) -> tuple[str, str, str]:
-    return str(gpu.index), gpu.uuid, gpu.name
-
-
-def _dotted(version: tuple[int, int] | None) -> str:
-    return "" if version is None else f"{version[0]}.{version[1]}"

@@ -9,7 +9,8 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.telemetry import MAX_LABELS, OTHER, ModelReading, Telemetry
+from service.collectors import ModelReading
+from service.telemetry import MAX_LABELS, OTHER, Telemetry
 
 
 def samples(telemetry: Telemetry) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

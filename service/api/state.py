@@ -11,6 +11,7 @@ from fastapi import Depends
 from fastapi.requests import HTTPConnection
 
 from service.admission import Admission
+from service.collectors import ModelReading
 from service.errors import DeviceLost, Draining, MareyError, NotReady
 from service.fetch import Fetcher
 from service.jobs.desk import Desk
@@ -21,7 +22,7 @@ from service.priority import PRIORITIES, Priority
 from service.registry import Registry
 from service.settings import Settings
 from service.spool import Spool
-from service.telemetry import ModelReading, Telemetry
+from service.telemetry import Telemetry
 
 Phase = Literal["loading", "ready", "failed", "draining"]
 
