@@ -16,7 +16,7 @@ from pathlib import Path
 
 from service.bundle.manifest import Manifest, Precision
 from service.engine.cuda import Device
-from service.errors import EngineUnavailable
+from service.errors import EngineError
 from service.registry.model import Model
 
 _STATUS = Path("/proc/self/status")
@@ -65,7 +65,7 @@ def givers(models: Iterable[Model], *, over: int) -> list[Model]:
 def _free(gpu: int) -> int:
     try:
         device = Device.open(gpu)
-    except EngineUnavailable:
+        with device.current():
+            return device.free_bytes()
+    except EngineError:  # there is none, or it fails: whoever opens the model there says so
         return 0
-    with device.current():
-        return device.free_bytes()

@@ -38,8 +38,8 @@ def check(name: str, weights: Weights) -> None:
     for version, share in weights.items():
         if not 0 <= share < math.inf:
             raise InvalidParameter(f"the share of {name}:{version} is {share:g}; give a number from 0 up")
-    if not sum(weights.values()) > 0:
-        raise InvalidParameter(f"the shares of {name} are 0 in all; give one version a share above 0")
+    if not 0 < sum(weights.values()) < math.inf:
+        raise InvalidParameter(f"the shares of {name} are {sum(weights.values()):g} in all; give a sum above 0")
 
 
 def shares(weights: Weights | None, versions: Sequence[str]) -> dict[str, float]:

@@ -28,7 +28,11 @@ async def ask(model: Model) -> float:
 
 
 def closed(engine: Engine) -> bool:
-    return not engine._sessions  # type: ignore[attr-defined]
+    try:
+        engine.run("encoder", RED)
+    except KeyError:  # it has no networks any more
+        return True
+    return False
 
 
 async def settled(house: House) -> None:

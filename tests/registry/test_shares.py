@@ -28,6 +28,7 @@ def test_weights_are_written_as_name_version_and_share() -> None:
         (("fight:1=-1", "fight:2=2"), "the share of fight:1 is -1; give a number from 0 up"),
         (("fight:1=inf",), "the share of fight:1 is inf"),
         (("fight:1=0", "fight:2=0"), "the shares of fight are 0 in all"),
+        (("fight:1=1e308", "fight:2=1e308"), "the shares of fight are inf in all"),
         (("fight:1=1", "fight:1=2"), "name fight:1 twice"),
     ],
 )
