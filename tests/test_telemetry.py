@@ -104,10 +104,10 @@ def test_a_request_is_counted_in_a_few_microseconds() -> None:
     """Refusals come by the thousands a second; found by their labels each time, they would cost three times as much."""
     telemetry, fastest = Telemetry(), float("inf")
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.thread_time()
         for _ in range(2000):
             telemetry.request(route="/classify/image", status=429, code="overloaded", seconds=0.001)
-        fastest = min(fastest, (time.perf_counter() - began) / 2000)
+        fastest = min(fastest, (time.thread_time() - began) / 2000)
     assert fastest < 20e-6
 
 
