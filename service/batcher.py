@@ -29,7 +29,7 @@ from service.flights import Flight, can_overlap
 from service.gathered import Gathered
 from service.pace import Line, Pace
 from service.priority import Priority
-from service.waiting import BULK_S, Entry, Network, Rows, Waiting, work
+from service.waiting import BATCH_S, Entry, Network, Rows, Waiting, work
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ class Batcher:
         most = engine.info.max_batch
         if priority == "bulk":
             a_row = work(stage, rows[:1])
-            enough = self._pace.most((id(engine), stage), BULK_S) / a_row
+            enough = self._pace.most((id(engine), stage), BATCH_S) / a_row
             most = max([1, *(bucket for bucket in buckets_up_to(most) if bucket <= enough)])
         loop = asyncio.get_running_loop()
         return [

@@ -3,9 +3,9 @@
 # Note [Who goes first]
 Interactive entries go before bulk ones. Within a priority those go first that one network has seen and the next has not: they
 would else wait for others' turns twice. Then the oldest goes first, each with all others of its kind that fit.
-Two rules keep both sides alive. A batch that bulk entries are in takes at most `BULK_S` by what was measured: more than that
-no newcomer finds under way on their account. And while both wait, bulk is owed `BULK_SHARE` of the device's time: once it is
-owed a batch, that batch goes first.
+A batch of several takes at most `BATCH_S` by what was measured: whoever is admitted may wait for what is under way and then for
+all that share his own batch, and where both were as long as the whole budget of the queue, he would wait for twice that.
+While both priorities wait, bulk is owed `BULK_SHARE` of the device's time: once it is owed an entry, its batch goes first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from service.gathered import Gathered
 from service.pace import Pace
 from service.priority import PRIORITIES, Priority
 
-BULK_S = 0.05
+BATCH_S = 0.05
 BULK_SHARE = 0.1
 
 # Which network of which engine: each has a speed of its own.
@@ -152,7 +152,7 @@ class Waiting:
         if units.keys() | {each for each in PRIORITIES if self.count(each)} != set(PRIORITIES):
             self._owed_s = 0.0  # one of the two is not there, and so the other waits for nobody
             return
-        most = max(BULK_S, self._next_bulk_s() if self.count("bulk") else 0.0)
+        most = max(BATCH_S, self._next_bulk_s() if self.count("bulk") else 0.0)
         earned_s = (seconds - bulk_s) * BULK_SHARE / (1 - BULK_SHARE)
         self._owed_s = min(most, self._owed_s + earned_s - bulk_s)
 
@@ -163,23 +163,20 @@ class Waiting:
             order = ("bulk", "interactive")
         first = next(self._of(order[0]))
         batch: list[Entry] = []
-        room, units, full, with_bulk = first.engine.info.max_batch, 0, False, False
+        room, units, full = first.engine.info.max_batch, 0, False
         for priority in order:
             for entry in self._of(priority):
                 if not room:
                     return batch, True
                 if entry.kind != first.kind:
                     continue
-                bulk = with_bulk or priority == "bulk"
-                if len(entry.rows) > room:
+                seconds = self._pace.seconds(entry.network, units + entry.work)
+                if len(entry.rows) > room or (batch and seconds > BATCH_S):
                     full = True
-                elif bulk and batch and self._pace.seconds(entry.network, units + entry.work) > BULK_S:
-                    full = full or order[0] == "bulk"  # interactive ones may still join
-                else:
-                    batch.append(entry)
-                    room -= len(entry.rows)
-                    units += entry.work
-                    with_bulk = bulk
+                    continue
+                batch.append(entry)
+                room -= len(entry.rows)
+                units += entry.work
         return batch, full or not room
 
     def _bulk_is_due(self) -> bool:

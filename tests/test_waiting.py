@@ -12,7 +12,7 @@ from service.bundle.manifest import Stage
 from service.engine.base import EngineInfo
 from service.pace import Pace
 from service.priority import Priority
-from service.waiting import BULK_S, BULK_SHARE, Entry, Network, Rows, Waiting
+from service.waiting import BATCH_S, BULK_SHARE, Entry, Network, Rows, Waiting
 
 
 class NoEngine:
@@ -67,19 +67,16 @@ def queue(loop: asyncio.AbstractEventLoop) -> Queue:
 
 def test_the_oldest_goes_first_with_all_of_its_kind_that_fit(queue: Queue) -> None:
     first, other, second, large, third = (
-        queue.add(10),
-        queue.add(5, width=7),
-        queue.add(20),
-        queue.add(40),
-        queue.add(30),
+        queue.add(n, width=w) for n, w in ((10, 3), (5, 7), (20, 3), (60, 3), (15, 3))
     )
     assert queue.run() == [first, second, third]
     assert queue.run() == [other]
-    assert queue.run() == [large]
+    assert queue.run() == [large], "one entry runs as it is, however long it takes"
     assert not len(queue.waiting)
 
 
-def test_a_batch_is_full_only_where_nothing_more_can_join(queue: Queue) -> None:
+def test_a_batch_is_full_only_where_nothing_more_can_join(loop: asyncio.AbstractEventLoop) -> None:
+    queue = Queue(loop, row_s=1e-5)
     queue.add(60)
     assert queue.waiting.fitting()[1] is False
     queue.add(5)
@@ -101,13 +98,13 @@ def test_whoever_has_been_through_the_encoder_goes_before_newcomers(queue: Queue
     assert queue.run() == [newcomer]
 
 
-def test_bulk_rides_along_only_while_the_batch_stays_short(queue: Queue) -> None:
-    interactive = queue.add(10)
-    riders = [queue.add(16, "bulk") for _ in range(3)]
-    assert queue.run() == [interactive, *riders[:2]], f"42 rows take 42 ms, 58 would be more than {BULK_S} s"
+def test_a_batch_of_several_stays_short_and_bulk_rides_along_where_there_is_room(queue: Queue) -> None:
+    interactive, riders = queue.add(10), [queue.add(16, "bulk") for _ in range(3)]
+    assert queue.run() == [interactive, *riders[:2]], f"42 rows take 42 ms, 58 would be more than {BATCH_S} s"
     long = [queue.add(30), queue.add(30)]
-    assert queue.run() == long, "60 ms of interactive work is as it is, and nobody rides along"
-    assert queue.run() == riders[2:]
+    assert queue.waiting.fitting() == ([*long[:1], riders[2]], True)
+    assert queue.run() == [long[0], riders[2]]
+    assert queue.run() == [long[1]]
 
 
 def test_bulk_by_itself_runs_in_batches_that_keep_nobody_waiting(queue: Queue) -> None:

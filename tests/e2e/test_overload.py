@@ -1,0 +1,95 @@
+"""Three times more than the service can do, and a stop in the middle of the work: a real server with a real network."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from service.bench.arrivals import Answered, offer, poisson
+from service.bench.load import Address, drive, request
+from service.bench.overload_report import Figures, Round, judged
+from service.bench.samples import made_samples
+
+IMAGENET = Path(__file__).parents[2] / "models" / "bundles" / "imagenet"
+STRETCH_S = 1.5
+ROUNDS = 4
+
+
+@pytest.fixture(scope="module")
+def imagenet(serve: Callable[..., Any]) -> Iterator[Any]:
+    with serve(str(IMAGENET), MAREY_LOG_LEVEL="warning") as running:
+        yield running
+
+
+async def stretch(address: Address, requests: list[bytes], *, seed: int) -> Figures:
+    """One at a time, as much as it can do, and three times that, one right after the other."""
+    alone = await drive(address, requests, concurrency=1, seconds=STRETCH_S)
+    capacity = max(
+        [(await drive(address, requests, concurrency=level, seconds=STRETCH_S / 2)).per_s for level in (4, 8)]
+    )
+    due = poisson(3 * capacity, seconds=STRETCH_S, seed=seed)
+    found = await offer(address, requests, due_s=due, patience_s=20)
+    settled = STRETCH_S * 0.1
+    good = sum(each.outcome == "accepted" and settled <= each.done_s <= STRETCH_S for each in found)
+    goodput = good / (STRETCH_S - settled)
+    made = Round(
+        capacity_per_s=capacity,
+        offered_per_s=3 * capacity,
+        goodput_per_s=goodput,
+        goodput=goodput / capacity,
+        generator_cores=0,
+    )
+    return Figures.of(found, [made], unloaded_ms=alone.milliseconds)
+
+
+async def test_at_three_times_its_capacity_the_service_keeps_its_latency_and_its_throughput(imagenet: Any) -> None:
+    """In one stretch of four at least: what else the machine does meanwhile is not the service's. Never is a request lost."""
+    address = Address.parse(imagenet.url)
+    requests = [request(address, "/classify/image", file=made_samples("image").files[0])]
+    await drive(address, requests, concurrency=2, seconds=0.5)
+    said = []
+    for seed in range(ROUNDS):
+        figures = await stretch(address, requests, seed=seed)
+        assert figures.outcomes["refused"] > figures.outcomes["accepted"] > 0, figures
+        assert set(figures.codes) == {"overloaded"}, figures
+        assert not any(figures.outcomes[outcome] for outcome in ("failed", "hung", "lost")), figures
+        checks = judged(figures, queue_ms=100, judges_goodput=True)
+        if all(check.met for check in checks):
+            return
+        said.append([str(check) for check in checks])
+    pytest.fail("\n".join(map(str, said)))
+
+
+def test_a_stop_under_load_answers_every_accepted_request_and_exits_with_zero(
+    color_bundle: Any, serve: Callable[..., Any]
+) -> None:
+    """The decoders are held until all requests are in, so that the stop comes in the middle of every one of them."""
+    picture = made_samples("image").files[0]
+    with serve(str(color_bundle.path), MAREY_MAX_REQUESTS="32") as running:
+        address = Address.parse(running.url)
+        asked = [request(address, "/classify/image?priority=bulk", file=picture)] * 24
+        decoders = psutil.Process(running.process.pid).children()
+        for decoder in decoders:
+            decoder.suspend()
+
+        async def stop_in_the_middle() -> tuple[Answered, ...]:
+            answering = asyncio.create_task(offer(address, asked, due_s=[0.0] * 24, patience_s=30))
+            until = time.monotonic() + 20
+            while "marey_requests_active 24.0" not in running.client.get("/metrics").text:
+                assert time.monotonic() < until
+                await asyncio.sleep(0.01)
+            running.process.send_signal(signal.SIGTERM)
+            for decoder in decoders:
+                decoder.resume()
+            return await answering
+
+        answers = asyncio.run(stop_in_the_middle())
+        assert running.process.wait(timeout=30) == 0
+    assert [each.outcome for each in answers] == ["accepted"] * 24, {each.code for each in answers}
