@@ -143,6 +143,7 @@ def model_used(job: Job, subject: Subject) -> ModelUsed:
         name=job.wish.model,
         version=job.wish.version,
         engine=subject.engine,
+        head_engine=subject.head_engine,
         precision=subject.precision,
         float_precision=subject.float_precision,
         device=subject.device,

@@ -240,7 +240,7 @@ def _head(source: bytes | Path) -> bytes:
 
 async def _json(head: JobHead, segments: AsyncIterator[Any]) -> AsyncIterator[str]:
     """`JobResult` in pieces: a long video's would not fit in memory beside everybody else's."""
-    yield head.model_dump_json()[:-1] + ',"segments":['
+    yield head.model_dump_json(exclude_none=True)[:-1] + ',"segments":['
     first = True
     async for segment in segments:
         yield ("" if first else ",") + segment.model_dump_json()

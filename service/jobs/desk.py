@@ -29,6 +29,7 @@ class Desk:
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._most = settings.max_jobs
+        self._decoders = settings.decode_workers
         self._filing: set[asyncio.Future[Job]] = set()
         self._folder = Folder(settings.jobs or _default())
         self._database = Database(self._folder.database)
@@ -71,8 +72,11 @@ class Desk:
 
     def start(self) -> None:
         """Begin to work on what waits."""
-        if self.closed is None:
-            self._runner.start()
+        if self.closed is not None:
+            return
+        if self._decoders < 2:
+            logger.warning("a job keeps the only decoder until it ends, and requests wait; set MAREY_DECODE_WORKERS=2")
+        self._runner.start()
 
     async def close(self) -> None:
         """Put back what runs, and let go of the folder."""

@@ -73,6 +73,7 @@ class Subject:
     """What looks at the video. Work that was begun goes on only where this is the same as when it began."""
 
     engine: str
+    head_engine: str | None
     precision: str
     float_precision: str
     device: str

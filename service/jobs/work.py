@@ -48,13 +48,14 @@ _SAVE_SEGMENTS = 500
 def subject_of(predictor: Predictor) -> Subject:
     manifest, engine = predictor.manifest, predictor.info
     return Subject(
-        engine.name,
-        engine.precision,
-        engine.float_precision,
-        engine.device,
-        manifest.labels,
-        manifest.network.multi_label,
-        tuple(sorted(artifact.sha256 for artifact in manifest.artifacts.values())),
+        engine=engine.name,
+        head_engine=engine.head_engine,
+        precision=engine.precision,
+        float_precision=engine.float_precision,
+        device=engine.device,
+        labels=manifest.labels,
+        multi_label=manifest.network.multi_label,
+        artifacts=tuple(sorted(artifact.sha256 for artifact in manifest.artifacts.values())),
     )
 
 

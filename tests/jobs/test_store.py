@@ -19,7 +19,7 @@ from service.media.frames import VideoInfo, Windows
 from service.segments import Opened, Segment
 
 WISH = Wish("color", "1.0.0", Windows(4.0, 2.0, 8), merge=True, top_k=2, classes=2, request_id="r")
-SUBJECT = Subject("openvino", "int8", "bf16", "a CPU", ("red", "green", "blü"), False, ("a" * 64,))
+SUBJECT = Subject("openvino", None, "int8", "bf16", "a CPU", ("red", "green", "blü"), False, ("a" * 64,))
 CHECKPOINT = Checkpoint(7, Opened(2.5, 9.0, 3, (1,), np.array([0.1, 2.8, 0.1])), np.array([1.0, 5.5, 0.5]))
 SEGMENTS = tuple(Segment(i * 2.0, i * 2.0 + 2, 1, np.roll(np.array([0.7, 0.2, 0.1], np.float32), i)) for i in range(5))
 OUTCOME = Outcome(
