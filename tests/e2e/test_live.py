@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.api.test_stream import count, heard, same_as_windows, send, streaming
-from tests.e2e.cameras import Show, mjpeg, rtsp
+from tests.e2e.cameras import mjpeg, rtsp
 
 BUNDLES = Path(__file__).parents[2] / "models" / "bundles"
 RED, BLUE = (230, 20, 20), (20, 20, 230)
@@ -55,12 +55,12 @@ def stopped(process: subprocess.Popen[str], how: signal.Signals = signal.SIGINT)
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory) -> bytes:
-    """Four seconds that move, in which neighbouring frames differ and no two windows are alike."""
+    """Three seconds that move, in which neighbouring frames differ and no two windows are alike."""
     path, random = tmp_path_factory.mktemp("noise") / "made.mp4", np.random.default_rng(3)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (320, 240))
     assert writer.isOpened()
     ground = random.integers(0, 256, (60, 80, 3), np.uint8)
-    for number in range(100):
+    for number in range(75):
         picture = cv2.resize(np.roll(ground, number, axis=1), (320, 240))
         cv2.circle(picture, (3 * number, 120), 20 + number // 3, (255, 255 - 2 * number, 40), -1)
         writer.write(picture)
@@ -71,7 +71,7 @@ def noise(tmp_path_factory) -> bytes:
 @pytest.mark.parametrize("precision", ["int8", "fp32"])
 def test_a_stream_of_the_shipped_model_says_what_windows_of_the_file_say(serve, noise: bytes, precision: str) -> None:
     with serve(str(BUNDLES / "fight"), "--precision", precision) as running:
-        assert same_as_windows(running, noise, model="fight", window_s=2, frames=16) > 12
+        assert same_as_windows(running, noise, model="fight", window_s=2, frames=16) > 7
 
 
 def test_a_client_that_does_not_read_costs_no_memory(serve) -> None:
@@ -133,21 +133,16 @@ def test_a_camera_that_breaks_off_is_opened_again(served) -> None:
     assert "broke off; again in 0.5 s" in said
 
 
-@pytest.mark.parametrize("show", [lambda _: RED])
-def test_a_service_that_is_restarted_is_asked_again(serve, color_bundle, show: Show) -> None:
-    with mjpeg(show) as camera:
+def test_a_service_that_is_restarted_is_asked_again(serve, color_bundle) -> None:
+    with ExitStack() as both:
+        camera = both.enter_context(mjpeg(lambda _: RED))
         with serve(str(color_bundle.path)) as running:
-            port = running.url.rpartition(":")[2]
-            process = watching(camera, "--url", running.url, "--json")
-            watcher = process.__enter__()
+            watcher = both.enter_context(watching(camera, "--url", running.url, "--json"))
             line(watcher)
-        try:
-            with serve(str(color_bundle.path), MAREY_PORT=port) as running:
-                while count(running, "marey_streams_active") < 1:
-                    assert watcher.poll() is None
-                said = stopped(watcher)
-        finally:
-            process.__exit__(None, None, None)
+        with serve(str(color_bundle.path), "--port", running.url.rpartition(":")[2]) as running:
+            while count(running, "marey_streams_active") < 1:
+                assert watcher.poll() is None
+            said = stopped(watcher)
     assert "1012" in said
     assert "again in" in said
 
@@ -179,9 +174,10 @@ def test_a_stream_on_stdin_is_classified_to_its_end(served, tmp_path) -> None:
             writer.write(np.full((48, 64, 3), color[::-1], np.uint8))
     writer.release()
     command = [sys.executable, "-m", "service", "classify", "-", "--url", served.url]
-    for stdin in (path.open("rb"), subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE).stdout):
-        done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, timeout=60, check=False)
-        stdin.close()
-        assert done.returncode == 0, done.stderr
-        assert [words.split()[-1] for words in done.stdout.splitlines()] == ["red", "blue"]
-        assert "12 answers" in done.stderr
+    with path.open("rb") as file, subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE) as cat:
+        assert cat.stdout is not None
+        for stdin in (file, cat.stdout):
+            done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0, done.stderr
+            assert [words.split()[-1] for words in done.stdout.splitlines()] == ["red", "blue"]
+            assert "12 answers" in done.stderr
