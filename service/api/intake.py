@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from service.api.presence import Presence
 from service.api.state import State
 from service.api.uploads import read_file
 from service.errors import ClientGone, Malformed, UrlRefused
@@ -49,7 +50,9 @@ async def read_upload(request: Request, state: State, *, max_bytes: int) -> Uplo
         raise UrlRefused(
             "this service fetches no URLs unless MAREY_ALLOW_URLS=true; send the file, as curl -F file=@PATH does"
         )
-    return await state.fetcher.fetch(await _url(request), spool=state.spool, max_bytes=max_bytes)
+    url = await _url(request)
+    async with Presence(request.receive):
+        return await state.fetcher.fetch(url, spool=state.spool, max_bytes=max_bytes)
 
 
 def is_url(request: Request) -> bool:

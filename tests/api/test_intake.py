@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -72,3 +73,47 @@ async def test_what_is_fetched_is_classified_as_if_it_had_been_sent(
             assert (await client.post("/classify/image", json={"url": url})).json()["code"] == "unsupported_media"
         late = await client.post("/classify/image", json={"url": url}, params={"timeout_ms": 5000})
         assert (late.status_code, late.json()["code"]) == (422, "url_failed"), late.text
+
+
+async def test_a_client_that_hangs_up_ends_the_fetching(color_bundle) -> None:
+    asked, hung_up = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()  # until the fetcher hangs up
+        hung_up.set()
+        writer.close()
+
+    near = Fetcher(allowed=lambda address: address.is_loopback)
+    app = create_app(Settings(bundles=(color_bundle.path,), allow_urls=True), fetcher=near)
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    body = json.dumps({"url": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"}).encode()
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> dict[str, object]:
+        if (message := next(messages, None)) is not None:
+            return message
+        await asked.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: object) -> None:
+        pass
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/classify/image",
+        "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
+        "client": ("127.0.0.1", 5),
+        "server": ("127.0.0.1", 80),
+        "scheme": "http",
+    }
+    async with server, app.router.lifespan_context(app), asyncio.timeout(30):
+        await app.state.marey.loaded.wait()
+        await app(scope, receive, send)  # type: ignore[arg-type]
+        await hung_up.wait()
+        assert app.state.marey.admission.requests == 0
+    assert b'code="client_gone",route="/classify/image",status="499"' in app.state.marey.telemetry.render()
