@@ -26,7 +26,7 @@ from service.gathered import Gathered
 from service.pace import Pace
 from service.priority import PRIORITIES, Priority
 
-BATCH_S = 0.05
+BATCH_S = 0.03
 BULK_SHARE = 0.1
 
 # Which network of which engine: each has a speed of its own.
