@@ -201,7 +201,8 @@ class DecodePool:
         workers = tuple(self._workers)
         for worker in workers:
             worker.process.kill()
-        for worker in self._turns.withdraw():
+        # Those that wait for a call, and those that were still starting.
+        for worker in (*self._turns.withdraw(), *(self._workers - self._ready)):
             self._discard(worker)
         for worker in workers:
             await asyncio.to_thread(worker.process.wait)

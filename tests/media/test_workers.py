@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,16 @@ import psutil
 import pytest
 
 from service.bundle.manifest import Input, Sampling
-from service.errors import DecodeFailed, DecodeLimit, Draining, NotReady, RequestError, TooManyPixels, UnsupportedMedia
+from service.errors import (
+    DecodeFailed,
+    DecodeLimit,
+    Draining,
+    NotReady,
+    RequestError,
+    TooLong,
+    TooManyPixels,
+    UnsupportedMedia,
+)
 from service.media.frames import Windows
 from service.media.image import decode_image
 from service.media.limits import Limits
@@ -146,6 +156,63 @@ async def test_cancelling_the_caller_ends_the_work(pool: DecodePool, picture: by
     await until(lambda: not psutil.pid_exists(pid))
 
 
+async def test_a_caller_that_hangs_up_leaves_its_worker_the_time_to_end(picture: bytes, spec: Input) -> None:
+    async with DecodePool(size=1, grace_s=20) as pool:
+        await pool.warm()
+        pid = await pool.submit(os.getpid)
+        task = asyncio.create_task(pool.submit(time.sleep, 0.2))
+        await until(lambda: pool._turns.running and not pool.waiting)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        # The next call gets its own answer, not that of the one before, and from the same process.
+        assert await pool.submit(os.getpid) == pid
+        assert await works(pool, picture, spec)
+
+
+async def test_a_caller_that_hangs_up_while_it_sends_costs_a_worker(
+    pool: DecodePool, picture: bytes, spec: Input
+) -> None:
+    pid = await pool.submit(os.getpid)
+    os.kill(pid, signal.SIGSTOP)
+    task = asyncio.create_task(pool.submit(len, bytes(8 << 20)))
+    await until(lambda: any(not worker.told for worker in pool._workers))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await works(pool, picture, spec)
+    assert await pool.submit(os.getpid) != pid
+
+
+async def test_bulk_calls_leave_a_worker_to_the_others(picture: bytes, spec: Input) -> None:
+    async with DecodePool(size=2) as pool:
+        await pool.warm()
+        bulk = [asyncio.create_task(pool._call("other", "bulk", time.sleep, 60)) for _ in range(3)]
+        await until(lambda: pool.waiting == 2)
+        assert await works(pool, picture, spec)
+        assert pool._turns.running == 1
+        for task in bulk:
+            task.cancel()
+        await asyncio.gather(*bulk, return_exceptions=True)
+
+
+async def test_the_time_to_an_answer_is_told_from_what_calls_took_of_late(
+    pool: DecodePool, picture: bytes, spec: Input
+) -> None:
+    assert pool.expected_wait_s("image", "interactive") == 0.0
+    assert await works(pool, picture, spec)
+    usual = pool.expected_wait_s("image", "interactive")
+    assert 0.0 < usual < 5.0
+    busy = asyncio.create_task(pool.submit(time.sleep, 0.5))
+    await until(lambda: pool._turns.running and not pool.waiting)
+    waiting = [asyncio.create_task(pool.image(picture, spec=spec)) for _ in range(2)]
+    await until(lambda: pool.waiting == 2)
+    assert pool.waiting_s("interactive") == pytest.approx(2 * usual)
+    assert pool.expected_wait_s("image", "interactive") == pytest.approx(3 * usual)
+    await asyncio.gather(busy, *waiting)
+    assert pool.waiting_s("interactive") == pool.running_s("interactive") == 0.0
+
+
 async def test_a_caller_that_gives_up_while_waiting_costs_nothing(
     pool: DecodePool, picture: bytes, spec: Input
 ) -> None:
@@ -181,13 +248,34 @@ async def test_workers_are_replaced_after_so_many_calls_without_a_pause() -> Non
         assert len(pool._workers) <= 2
 
 
-async def test_the_pool_fails_those_who_wait_when_no_worker_comes_up() -> None:
-    async with DecodePool(size=1, memory_bytes=1 << 70) as pool:
-        with pytest.raises(NotReady, match=r"fail to start, \d times"):
+async def test_the_pool_fails_those_who_wait_when_no_worker_comes_up_and_comes_back_by_itself(
+    picture: bytes, spec: Input
+) -> None:
+    async with DecodePool(size=2, memory_bytes=1 << 70, pause_s=0.05) as pool:
+        with pytest.raises(NotReady, match=r"fail to start, \d times in a row, and are tried again in \d+ s") as caught:
             await pool.submit(os.getpid)
+        assert caught.value.retry_after_s
         assert not pool.alive
         with pytest.raises(NotReady):
             await pool.warm()
+        pool.memory_bytes = 4 << 30  # what kept them from starting is mended
+        await until(lambda: pool.alive and len(pool._ready) == 2)
+        assert await works(pool, picture, spec)
+        pool.check()
+
+
+async def test_a_successor_that_fails_to_start_leaves_the_old_worker_at_its_place(picture: bytes, spec: Input) -> None:
+    async with DecodePool(size=1, calls_per_worker=2, pause_s=60) as pool:
+        await pool.warm()
+        pid = await pool.submit(os.getpid)
+        pool.memory_bytes = 1 << 70
+        for _ in range(6):
+            assert await pool.submit(os.getpid) == pid
+            while pool._boots:
+                await asyncio.gather(*pool._boots)
+        assert pool._failed_boots >= 3
+        assert pool.alive
+        assert await works(pool, picture, spec)
 
 
 async def test_a_pool_that_is_not_started_or_closed_says_so(spec: Input) -> None:
@@ -265,6 +353,15 @@ async def test_a_worker_holds_decoders_and_nothing_of_the_server(pool: DecodePoo
     assert not {"openvino", "onnxruntime", "fastapi", "uvicorn", "tensorflow", "pytest", "asyncio"} & set(loaded)
 
 
+async def test_a_pool_that_closes_while_workers_start_leaves_nothing_of_them() -> None:
+    pool = DecodePool(size=2)
+    await pool.start()
+    workers = set(pool._workers)
+    await pool.close()
+    assert all(worker.process.returncode is not None for worker in workers)
+    assert all(worker.connection.fileno() == -1 for worker in workers)
+
+
 def test_the_server_imports_no_decoder_to_run_the_pool() -> None:
     code = "import sys, service.media.workers; print('cv2' in sys.modules)"
     here = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -312,3 +409,72 @@ async def test_the_whole_hostile_folder_costs_no_worker_and_no_memory(
         assert {worker.process.pid for worker in pool._workers} == pids
         for pid in pids:
             assert psutil.Process(pid).memory_info().rss < 400 * 2**20
+
+
+LONG = Windows(window_s=2.0, stride_s=1.0, frames=16)
+
+
+@pytest.mark.data
+async def test_frames_come_in_stretches_and_the_worker_is_free_afterwards(
+    pool: DecodePool, hostile: dict[str, Hostile], spec: Input, picture: bytes
+) -> None:
+    pid = await pool.submit(os.getpid)
+    for source in (hostile["h264.mp4"].path, hostile["h264.mp4"].path.read_bytes()):
+        found = [stretch async for stretch in pool.frames(source, spec=spec, plan=LONG)]
+        whole = (await pool.video(source, spec=spec, plan=LONG)).clip
+        assert (np.concatenate([stretch.frames for stretch in found]) == whole.frames).all()
+        assert found[-1].info == whole.source
+        assert found[-1].progress_s == pytest.approx(found[-1].claimed_s, abs=0.1)
+    with pytest.raises(UnsupportedMedia):
+        _ = [stretch async for stretch in pool.frames(b"plain words", spec=spec, plan=LONG)]
+    limits = Limits(max_duration_s=1.0)
+    with pytest.raises(TooLong, match="at most 1 s"):
+        _ = [stretch async for stretch in pool.frames(source, spec=spec, plan=LONG, limits=limits)]
+    assert await pool.submit(os.getpid) == pid
+    assert await works(pool, picture, spec)
+
+
+@pytest.mark.data
+async def test_leaving_early_frees_the_worker_at_once(hostile: dict[str, Hostile], spec: Input, picture: bytes) -> None:
+    async with DecodePool(size=1) as pool:
+        await pool.warm()
+        pid = await pool.submit(os.getpid)
+        async with aclosing(pool.frames(hostile["long_110s.mp4"].path, spec=spec, plan=LONG)) as stretches:
+            async for stretch in stretches:
+                assert stretch.info is None
+                break
+        assert pool._turns.running == 0
+        assert await works(pool, picture, spec)
+        await until(lambda: not psutil.pid_exists(pid))
+
+
+@pytest.mark.data
+async def test_the_worker_waits_for_a_slow_reader_who_may_take_longer_than_a_decode(
+    hostile: dict[str, Hostile], picture: bytes
+) -> None:
+    spec = Input(height=224, width=224)
+    async with DecodePool(size=1, timeout_s=1.0) as pool:
+        await pool.warm()
+        (worker,) = pool._workers
+        process = psutil.Process(worker.process.pid)
+        async with aclosing(pool.frames(hostile["long_110s.mp4"].path, spec=spec, plan=LONG)) as stretches:
+            await anext(stretches)
+            # Once its socket is full it sleeps: what nobody reads is not decoded.
+            await until(lambda: process.status() == psutil.STATUS_SLEEPING)
+            used = process.cpu_times()
+            await asyncio.sleep(1.5)
+            assert process.cpu_times().user - used.user < 0.1
+            await anext(stretches)
+
+
+@pytest.mark.data
+async def test_a_worker_killed_in_the_middle_of_a_video_fails_its_reader_alone(
+    pool: DecodePool, hostile: dict[str, Hostile], spec: Input, picture: bytes
+) -> None:
+    pid = await pool.submit(os.getpid)
+    stretches = pool.frames(hostile["long_110s.mp4"].path, spec=spec, plan=LONG)
+    await anext(stretches)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(DecodeFailed, match="was killed"):
+        _ = [stretch async for stretch in stretches]
+    assert await works(pool, picture, spec)
