@@ -34,7 +34,7 @@ async def ready(state: StateOf) -> dict[str, Any]:
         "status": "ready",
         "models": [listed(state, model) for model in state.registry.known if model.servable],
         "broken": broken(state.registry.broken),
-        "jobs": {"taken": state.desk.closed is None, "reason": state.desk.closed and str(state.desk.closed)},
+        "jobs": {"taken": state.desk.reason is None, "reason": state.desk.reason},
     }
 
 

@@ -25,7 +25,7 @@ _MAX_FPS = 120
 
 
 class Desk:
-    """`await open()`, then `start` once models are there; `await close()`. Where it cannot open, `closed` says why."""
+    """`await open()`, then `start` once models are there; `await close()`. Where it cannot open, `reason` says why."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._most = settings.max_jobs
@@ -47,14 +47,14 @@ class Desk:
             keep_s=settings.keep_jobs_s,
             at_once=2 if settings.decode_workers >= 8 else 1,
         )
-        self.closed: NotReady | None = NotReady(
+        self._closed: NotReady | None = NotReady(
             "the jobs are still being looked up; retry in a moment", retry_after_s=1
         )
 
     async def open(self) -> None:
         """Take the folder, and find the jobs in it. Does not raise: a service that keeps no jobs serves everything else."""
         if self._most == 0:
-            self.closed = NotReady("this service takes no jobs; raise MAREY_MAX_JOBS above 0")
+            self._closed = NotReady("this service takes no jobs; raise MAREY_MAX_JOBS above 0")
             return
         try:
             await asyncio.to_thread(self._folder.open)
@@ -62,17 +62,17 @@ class Desk:
             waiting = await self.store.recover()
             await asyncio.to_thread(self._folder.remove_all_but, waiting)
         except (ServiceError, OSError) as error:
-            self.closed = error if isinstance(error, NotReady) else NotReady(f"jobs cannot be kept: {error}")
-            logger.warning("no jobs are taken: %s", self.closed)
+            self._closed = error if isinstance(error, NotReady) else NotReady(f"jobs cannot be kept: {error}")
+            logger.warning("no jobs are taken: %s", self._closed)
             await self._shut()
             return
-        self.closed = None
+        self._closed = None
         if waiting:
             logger.info("%d jobs wait from an earlier run", len(waiting))
 
     def start(self) -> None:
         """Begin to work on what waits."""
-        if self.closed is not None:
+        if self._closed is not None:
             return
         if self._decoders < 2:
             logger.warning("a job keeps the only decoder until it ends, and requests wait; set MAREY_DECODE_WORKERS=2")
@@ -80,15 +80,26 @@ class Desk:
 
     async def close(self) -> None:
         """Put back what runs, and let go of the folder."""
-        self.closed = NotReady("the service is stopping; send the request to another instance", retry_after_s=1)
+        self._closed = NotReady("the service is stopping; send the request to another instance", retry_after_s=1)
         await asyncio.gather(*self._filing, return_exceptions=True)
         await self._runner.close()
         await self._shut()
 
     def refuse_unless_open(self) -> None:
         """Raise NotReady, with the reason, where jobs can be neither taken nor asked about."""
-        if self.closed is not None:
-            raise NotReady(self.closed.detail, retry_after_s=self.closed.retry_after_s)
+        if self._closed is not None:
+            raise NotReady(self._closed.detail, retry_after_s=self._closed.retry_after_s)
+        if self._runner.broken:
+            raise NotReady("nothing works on jobs any more; see the service's log, and restart it")
+
+    @property
+    def reason(self) -> str | None:
+        """Why jobs can be neither taken nor asked about; None where they can."""
+        try:
+            self.refuse_unless_open()
+        except NotReady as error:
+            return str(error)
+        return None
 
     def refuse_unless_room(self) -> None:
         """Raise NotReady or Overloaded where a new job would be refused: asked before its file is read."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TypeVar
 
 from service.errors import DeviceLost, MareyError, ServiceError
@@ -42,12 +42,13 @@ class Runner:
         self._running: dict[str, asyncio.Task[None]] = {}
 
     @property
-    def alive(self) -> bool:
-        return bool(self._loops) and not any(loop.done() for loop in self._loops)
+    def broken(self) -> bool:
+        """Whether one of the loops has ended that never should."""
+        return any(loop.done() for loop in self._loops)
 
     def start(self) -> None:
-        self._loops = [asyncio.create_task(self._serve()) for _ in range(self._at_once)]
-        self._loops.append(asyncio.create_task(self._tidy()))
+        loops = (*(self._serve() for _ in range(self._at_once)), self._tidy())
+        self._loops = [asyncio.create_task(_logged(loop)) for loop in loops]
 
     def wake(self) -> None:
         """There is a job to take."""
@@ -154,3 +155,11 @@ class Runner:
             except ServiceError as error:
                 logger.error("jobs wait: %s", error)  # noqa: TRY400  # a sentence of ours says it all
                 await asyncio.sleep(_RETRY_S)
+
+
+async def _logged(loop: Coroutine[None, None, None]) -> None:
+    try:
+        await loop
+    except Exception:
+        logger.exception("no more jobs are worked on until the service is restarted")
+        raise
