@@ -83,6 +83,8 @@ class Session:
         self._top_k = top_k
         self._timeout_s = timeout_s
         self._refused = 0
+        self._answers = 0
+        self._counted = 0
         self._broken = 0
         self._ended = False
 
@@ -111,6 +113,15 @@ class Session:
             for task in (answering, *coming):
                 task.cancel()
             await asyncio.gather(answering, *coming, return_exceptions=True)
+            ran = self._used
+            self._websocket.state.answered_by = {
+                "model": ran.name,
+                "version": ran.version,
+                "engine": ran.engine,
+                "precision": ran.precision,
+                "answers": self._answers,
+                "dropped": self.dropped,
+            }
 
     async def _close(self, fault: BaseException | None) -> None:
         if isinstance(fault, WebSocketDisconnect):
@@ -135,8 +146,11 @@ class Session:
                 message = await self._see(due)
             except _PASSING as error:
                 message = self._passed_over(due, error)
+            self._state.stream_frames_dropped += self.dropped - self._counted
+            self._counted = self.dropped
             if message is not None and not self._ended:
                 await self._send(message)
+                self._answers += 1
 
     def _passed_over(self, due: Due[Frame], error: MareyError) -> dict[str, Any]:
         if isinstance(error, Overloaded | DeadlineExceeded):
@@ -221,6 +235,8 @@ class Session:
         problem = document(
             self._websocket, status=error.status, code=error.code, title=error.title, detail=error.detail
         )
+        if not ends:  # of one frame, and not what the log should say of the stream
+            del self._websocket.state.code
         return {**told, "problem": problem}
 
     def _ready(self, limits: dict[str, Any]) -> dict[str, Any]:

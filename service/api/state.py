@@ -52,6 +52,7 @@ class State:
             refused=self.telemetry.refused,
         )
         self.streams = 0
+        self.stream_frames_dropped = 0
         self.desk = Desk(settings, self.registry)
         self.nvml = Nvml()
         self.fetcher: Fetcher | None = None
@@ -87,6 +88,11 @@ class State:
             lambda: self.registry.decoders.replaced,
         )
         self.telemetry.watch("marey_streams_active", "Live streams that are open.", lambda: self.streams)
+        self.telemetry.watch_count(
+            "marey_stream_frames_dropped",
+            "Frames of live streams that came faster than they were answered.",
+            lambda: self.stream_frames_dropped,
+        )
         self.telemetry.watch_each(
             "marey_jobs",
             "Jobs that are kept, by their state.",

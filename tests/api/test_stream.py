@@ -203,6 +203,7 @@ def test_with_a_stride_every_frame_is_encoded_and_some_are_answered(served, make
 
 def test_when_frames_come_too_fast_the_oldest_are_dropped_and_counted(served, make_picture: Make) -> None:
     image, sent = make_picture("red", height=900, width=1100, suffix=".png"), 300
+    before = count(served, "marey_stream_frames_dropped_total")
     with streaming(served, window_s=1, frames=4) as stream:
         for number in range(sent):
             send(stream, image, number / 4, 0.25)
@@ -212,6 +213,7 @@ def test_when_frames_come_too_fast_the_oldest_are_dropped_and_counted(served, ma
             answered += 1
     assert last["dropped"] > 0
     assert answered + last["dropped"] == sent
+    assert count(served, "marey_stream_frames_dropped_total") - before == last["dropped"]
 
 
 def test_a_client_that_does_not_read_holds_up_nobody_and_costs_no_memory(served, make_picture: Make) -> None:
