@@ -26,6 +26,8 @@ def hosted(bundle: Path, *, options: tuple[str, ...], threads: int) -> Iterator[
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": paths, "MAREY_LOG_LEVEL": "error"}
     variables["MAREY_THREADS"] = str(threads)
+    # A closed loop waits for its answers: what is measured is how many there are, and not who would have been refused.
+    variables["MAREY_QUEUE_MS"] = "60000"
     variables["MAREY_MAX_JOBS"] = "0"  # those in the folder are another service's to work on
     with tempfile.TemporaryFile("w+") as complaints:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True, env=variables)  # noqa: S603  # our own

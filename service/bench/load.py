@@ -17,6 +17,9 @@ from service.errors import MareyError
 
 # Longer than any deadline that the service grants.
 _PATIENCE_S = 660.0
+# Whoever is refused comes back later: asking again at once, some connections would keep the service busy with refusals.
+_REFUSALS = frozenset({429, 503, 507})
+_PAUSE_S = 0.05
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 
@@ -112,6 +115,8 @@ async def drive(address: Address, requests: Sequence[bytes], *, concurrency: int
             elif now <= until and status == 200:
                 finished.append(now)
             _record(load, status, body, (now - began) * 1000)
+            if status in _REFUSALS:
+                await asyncio.sleep(_PAUSE_S)
 
     try:
         async with asyncio.TaskGroup() as group:
