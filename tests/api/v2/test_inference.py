@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from service.api.v2.inference import Inference, Wanted, read
 from service.api.v2.network import Network, split
 from service.bundle.store import Bundle
-from service.errors import InvalidParameter, UnknownModel
+from service.errors import InvalidParameter, RequestError, UnknownModel
 from tests.clip_bundle import make_clip_bundle
 
 
@@ -97,3 +98,60 @@ def test_a_model_may_be_called_as_a_part_is() -> None:
     assert split("fight.head", ["fight", "fight.head"]) == ("fight.head", None)
     assert split("fight.head.encoder", ["fight.head"]) == ("fight.head", "encoder")
     assert split("fight.body", ["fight"]) == ("fight.body", None)
+
+
+def test_damaged_bodies_are_read_or_refused_and_nothing_else(color: Network) -> None:
+    """Bytes changed, cut out, doubled; and other values in the place of every field."""
+    rng = np.random.default_rng(11)
+    tensor = np.arange(2 * 16 * 16 * 3, dtype=np.uint8)
+    words = json.dumps(
+        {
+            "id": "1",
+            "parameters": {"timeout": 5, "binary_data_output": True},
+            "inputs": [{"name": "clips", "datatype": "UINT8", "shape": [1, 2, 16, 16, 3], "data": tensor.tolist()}],
+            "outputs": [{"name": "probabilities", "parameters": {"classification": 2}}, {"name": "attention"}],
+        }
+    ).encode()
+    short = re.sub(rb'"data": \[.*?\]', b'"parameters": {"binary_data_size": 1536}', words, flags=re.DOTALL)
+    values = [
+        b"null",
+        b"-1",
+        b"1e400",
+        b"true",
+        b"[]",
+        b"{}",
+        b'"x"',
+        b"[[1]]",
+        b"9" * 400,
+        b'"\\ud800"',
+        b"[null]",
+        b"NaN",
+        b"0.5",
+    ]
+    outcomes = set()
+    for number in range(3000):
+        plain = number % 2
+        text = bytearray(words if plain else short)
+        for _ in range(rng.integers(1, 4)):
+            at = int(rng.integers(len(text)))
+            match rng.integers(4):
+                case 0:
+                    text[at] = int(rng.integers(256))
+                case 1:
+                    del text[at : at + int(rng.integers(1, 30))]
+                case 2:
+                    text[at:at] = text[at : at + int(rng.integers(1, 30))]
+                case _:
+                    spots = list(re.finditer(rb'(?<=: )("[^"]*"|[0-9]+|true|\[[^\[\]{}]*\])', text))
+                    if spots:
+                        spot = spots[int(rng.integers(len(spots)))]
+                        text[spot.start() : spot.end()] = values[int(rng.integers(len(values)))]
+        body = text if plain else text + tensor.tobytes()
+        try:
+            found = read(bytearray(body), header_bytes=None if plain else len(text), network=color, max_rows=64)
+        except RequestError as error:
+            outcomes.add(error.code)
+        else:
+            outcomes.add("read")
+            assert found.tensor.shape == (1, 2, 16, 16, 3)
+    assert outcomes == {"read", "malformed", "invalid_parameter"}
