@@ -30,7 +30,7 @@ def app_with(*, path: Path | None = None, rate: float | None = None, origins: tu
     app = FastAPI(openapi_url=None)
     app.add_middleware(Guard, keys=Keys(path) if path else None, rates=Rates(rate), origins=origins)
     app.add_middleware(Observe, observer=Telemetry().request)
-    problems.install(app)
+    problems.install(app, routes=())
 
     @app.post("/change", dependencies=[Depends(require_admin)])
     async def change() -> str:

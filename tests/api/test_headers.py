@@ -103,7 +103,7 @@ async def test_what_nobody_foresaw_is_a_problem_with_an_id_and_all_headers(caplo
     app.add_middleware(problems.Unexpected)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Observe, observer=(telemetry := Telemetry()).request, paths=["/fails"])
-    problems.install(app)
+    problems.install(app, routes=())
 
     @app.get("/fails")
     async def fails() -> None:
