@@ -37,37 +37,38 @@ Picture = NDArray[np.uint8]
 
 # Frames in a stretch at most: what an encoder takes at once.
 MOST = 16
-# Seconds until a sign of life, or fewer frames.
 PATIENCE_S = 1.0
 _LEAP = 1.5
 
 
 def decode_stretches(
-    source: bytes | Path, *, spec: Input, plan: Windows, limits: Limits, cpu_s: float
+    source: bytes | Path, *, spec: Input, plan: Windows, limits: Limits, cpu_s: float, patience_s: float = PATIENCE_S
 ) -> Iterator[Stretch | None]:
-    """The frames of `source` that `decode_video` finds for `plan`, at the network's size; None is a sign of life.
+    """The frames of `source` that `decode_video` finds for `plan`, at the network's size.
+
+    After `patience_s` without a stretch comes what there is, or None as a sign of life.
 
     Raises what `decode_video` raises, some of it only after stretches have been given; DecodeLimit where it takes more than
     `cpu_s` seconds of processor time in all.
     """
     with Source(source) as stream:
         film = _Film(stream, video_container(stream.head()), spec, plan, limits)
-        short = yield from _with_signs(film.play(plan.window_s / plan.frames), film, cpu_s)
+        short = yield from _with_signs(film.play(plan.window_s / plan.frames), film, cpu_s, patience_s)
         if short:
-            yield from _with_signs(film.play(end_s(film.times_s) / plan.frames, whole=True), film, cpu_s)
+            yield from _with_signs(film.play(end_s(film.times_s) / plan.frames, whole=True), film, cpu_s, patience_s)
 
 
 def _with_signs(
-    steps: Generator[Stretch | None, None, bool], film: _Film, cpu_s: float
+    steps: Generator[Stretch | None, None, bool], film: _Film, cpu_s: float, patience_s: float
 ) -> Generator[Stretch | None, None, bool]:
-    """`steps` come with each frame that is decoded: of those without a stretch, one a second is passed on."""
+    """`steps` come with each frame that is decoded: of those without a stretch, few are passed on."""
     began, last = time.process_time(), time.monotonic()
     while True:
         try:
             stretch = next(steps)
         except StopIteration as end:
             return bool(end.value)
-        film.hurry = time.monotonic() - last > PATIENCE_S
+        film.hurry = time.monotonic() - last > patience_s
         if stretch is None and not film.hurry:
             continue
         if time.process_time() - began > cpu_s:
