@@ -19,6 +19,8 @@ from service.logs import tell
 from service.predictor import Predictor
 from service.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 
 class _Refusals(logging.Filter):
     """uvicorn 0.54 takes a WebSocket that is refused in HTTP for one that was forgotten."""
@@ -96,6 +98,8 @@ def run(settings: Settings) -> int:
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
     logging.getLogger("uvicorn.error").addFilter(_Refusals())
+    if settings.keys is None and settings.host not in ("localhost", "127.0.0.1", "::1"):
+        logger.warning("everybody who can reach %s may ask; set MAREY_KEYS to ask for API keys", settings.host)
     server = Server(config)
     server.state = app.state.marey
     try:

@@ -144,6 +144,7 @@ def test_every_line_of_a_server_is_json_and_says_who_asked_for_what_and_how_it_w
         assert client.post("/classify/image", files=picture).status_code == 401
         assert client.get("/models", headers=headers).status_code == 200
         lines = [json.loads(line) for line in stop()]
+    assert not [line for line in lines if line["level"] not in ("debug", "info")]
     asked = [line for line in lines if line["logger"] == "service.api.observe"]
     assert [(line["route"], line["status"], line["code"]) for line in asked] == [
         ("/classify/image", 415, "unsupported_media"),
@@ -165,7 +166,7 @@ def test_an_answer_says_how_long_each_stage_took_and_the_log_which_model_it_was(
 ) -> None:
     picture = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
     with (
-        logging_server(str(color_bundle.path), MAREY_LOG_FORMAT="json") as (url, stop),
+        logging_server(str(color_bundle.path), MAREY_LOG_FORMAT="json", MAREY_HOST="0.0.0.0") as (url, stop),
         httpx.Client(base_url=url) as client,
     ):
         answer = client.post("/classify/image", files={"file": ("a", picture)})
@@ -174,6 +175,9 @@ def test_an_answer_says_how_long_each_stage_took_and_the_log_which_model_it_was(
         lines = [json.loads(line) for line in stop()]
     assert list(timing) == ["read", "decode", "preprocess", "queue", "encode", "head", "total"]
     assert {name: float(text) for name, text in timing.items()} == pytest.approx(stated, abs=0.01)
+    assert [line["level"] for line in lines if "MAREY_KEYS" in line["message"]] == ["warning"], (
+        "it is open to everybody"
+    )
     (line,) = [line for line in lines if line.get("route") == "/classify/image"]
     assert (line["model"], line["version"], line["precision"], line["batch_size"]) == ("color", "1.0.0", "fp32", 1)
 
