@@ -76,6 +76,7 @@ class Call:
     path: str
     body: bytes
     query: str = ""
+    method: str = "POST"
     sent: list[dict[str, Any]] = field(default_factory=list)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -85,7 +86,7 @@ class Call:
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
-            "method": "POST",
+            "method": self.method,
             "path": self.path,
             "raw_path": self.path.encode(),
             "query_string": self.query.encode(),
