@@ -72,6 +72,10 @@ def test_a_clock_that_steps_back_neither_ends_nor_repeats_anything() -> None:
     grid: Grid[int] = Grid(0.25)
     due = [each for number, time_s in enumerate([0, 1, 0.5, 0.7, 1.6]) for each in grid.arrive(number, time_s=time_s)]
     assert [(each.frame, each.first, each.last) for each in due] == [(0, 0, 3), (3, 4, 5)]
+    grid = Grid(0.25)
+    grid.arrive(0, time_s=1, duration_s=0.25)
+    (late,) = grid.arrive(1, time_s=0.5, duration_s=0.5)  # counts from the time of the one before
+    assert (late.first, late.last) == (1, 1)
 
 
 async def test_the_oldest_falls_out_of_a_full_queue_and_is_counted() -> None:

@@ -342,10 +342,10 @@ def encoded(tmp_path_factory) -> dict[str, bytes]:
     return made
 
 
-@pytest.mark.parametrize("form", ["webm", "mpegts"])
-def test_encoded_video_in_pieces_is_answered_as_the_files_windows_are(served, encoded, form: str) -> None:
-    video, wishes = encoded[form], {"model": "color", "window_s": 1, "frames": 4, "top_k": 0}
-    file = served.post("/classify/video", video, stride_s=0.25, merge=False, **wishes).json()
+@pytest.mark.parametrize(("form", "window_s", "frames"), [("webm", 1, 4), ("mpegts", 1, 4), ("mpegts", 0.4, 8)])
+def test_encoded_video_in_pieces_is_answered_as_the_files_windows_are(served, encoded, form, window_s, frames) -> None:
+    video, wishes = encoded[form], {"model": "color", "window_s": window_s, "frames": frames, "top_k": 0}
+    file = served.post("/classify/video", video, stride_s=window_s / frames, merge=False, **wishes).json()
     with streaming(served, format=form, drop="false", **wishes) as stream:
         for start in range(0, len(video), 1000):
             stream.send(video[start : start + 1000])
@@ -353,7 +353,7 @@ def test_encoded_video_in_pieces_is_answered_as_the_files_windows_are(served, en
         answers = []
         code, _ = end_of(stream, heard_before=answers)
     assert code == 1000
-    assert [each["type"] for each in answers] == ["prediction"] * 12
+    assert [each["type"] for each in answers] == ["prediction"] * round(3 / window_s * frames)
     assert [each["time_s"] for each in answers] == [frame["time_s"] for frame in file["sampling"]["frames"]]
     full = [each for each in answers if each["filled"] == 1]
     assert [each["window"]["end_s"] for each in full] == [window["end_s"] for window in file["segments"]]
