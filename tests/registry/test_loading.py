@@ -55,6 +55,9 @@ async def test_what_is_leased_is_closed_after_its_last_lease(house: Callable[...
         asked = predictor.asked(deadline=time.monotonic() + 10, priority="interactive")
         source, _ = await asked.encode(RED)
         assert (await asked.judge(source)).outputs["probabilities"][0, 0] > 0.9
+        with pytest.raises(TimeoutError):  # it would be closed at once
+            async with asyncio.timeout(0.2):
+                await settled(here)
         assert not closed(engine)
     await settled(here)
     assert closed(engine)

@@ -104,9 +104,13 @@ async def test_what_somebody_unloaded_stays_so_whatever_becomes_of_its_files(
     here = house()
     make_bundle(here.folder / "a", version="1")
     await here.watch.follow()
+    make_bundle(here.folder / "b", version="2")
+    await here.watch.look()
     here.loader.unload(here.model("1"))
+    here.loader.unload(here.model("2"))
     make_bundle(here.folder / "a", version="1", labels=("x", "y", "z"))
     await here.watch.follow()
+    assert here.model("2").held is None, "nor was it ever loaded"
     assert here.model("1").held is None
     assert not here.model("1").servable
 
