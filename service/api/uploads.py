@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,7 @@ async def read_file(request: Request, *, spool: Spool, max_bytes: int, name: str
         wrong = "multipart/form-data without a boundary" if kind == b"multipart/form-data" else f"{stated}, not a form"
         raise Malformed(f"the body is {wrong}; {_REMEDY}")
     length = request.headers.get("content-length", "")
-    stated_size = int(length) - _FORM_OVERHEAD if length.isdigit() else 0
+    stated_size = int(length) - _FORM_OVERHEAD if re.fullmatch(r"[0-9]{1,19}", length) else 0
     if stated_size > max_bytes:
         raise too_large(max_bytes)
     spool.check_room(stated_size)
