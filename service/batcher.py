@@ -49,13 +49,15 @@ class _Job:
 class Batcher:
     """Owns one device thread. `start` it before use; `close` fails whatever still waits.
 
-    `on_lost` is called on that thread, which ends then, after every caller was answered.
+    `batch_s`: how long a batch of several may take, see service/waiting.py. `on_lost` is called on the thread, which ends then,
+    after every caller was answered.
     """
 
     def __init__(
         self,
         *,
         max_queued_rows: int,
+        batch_s: float = BATCH_S,
         name: str = "device",
         observe: Callable[[Stage, int, float], None] | None = None,
         on_lost: Callable[[DeviceLost], None] = lambda _error: None,
@@ -65,7 +67,8 @@ class Batcher:
         self._observe = observe or (lambda _stage, _rows, _seconds: None)
         self._jobs: deque[_Job] = deque()
         self._pace: Pace[Network] = Pace()
-        self._waiting = Waiting(self._pace)
+        self._batch_s = batch_s
+        self._waiting = Waiting(self._pace, batch_s=batch_s)
         self._flying: tuple[Flight, ...] = ()
         self._queued_rows = 0
         self._landed = 0.0
@@ -201,7 +204,7 @@ class Batcher:
         most = engine.info.max_batch
         if priority == "bulk":
             a_row = work(stage, rows[:1])
-            enough = self._pace.most((id(engine), stage), BATCH_S) / a_row
+            enough = self._pace.most((id(engine), stage), self._batch_s) / a_row
             most = max([1, *(bucket for bucket in buckets_up_to(most) if bucket <= enough)])
         loop = asyncio.get_running_loop()
         return [

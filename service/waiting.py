@@ -3,7 +3,7 @@
 # Note [Who goes first]
 Interactive entries go before bulk ones. Within a priority those go first that one network has seen and the next has not: they
 would else wait for others' turns twice. Then the oldest goes first, each with all others of its kind that fit.
-A batch of several takes at most `BATCH_S` by what was measured: whoever is admitted may wait for what is under way and then for
+A batch of several takes at most `batch_s` by what was measured: whoever is admitted may wait for what is under way and then for
 all that share his own batch, and where both were as long as the whole budget of the queue, he would wait for twice that.
 While both priorities wait, bulk is owed `BULK_SHARE` of the device's time: once it is owed an entry, its batch goes first.
 """
@@ -26,6 +26,8 @@ from service.gathered import Gathered
 from service.pace import Pace
 from service.priority import PRIORITIES, Priority
 
+# Of the budget of the queue; see Note [Who goes first].
+BATCH_SHARE = 0.3
 BATCH_S = 0.03
 BULK_SHARE = 0.1
 
@@ -102,8 +104,9 @@ def work(stage: Stage, rows: NDArray[np.generic] | Gathered) -> int:
 class Waiting:
     """Entries by priority. Not thread-safe, but for `seconds`."""
 
-    def __init__(self, pace: Pace[Network]) -> None:
+    def __init__(self, pace: Pace[Network], *, batch_s: float = BATCH_S) -> None:
         self._pace = pace
+        self._batch_s = batch_s
         # Dicts for the order and for leaving from the middle; of each priority first those that go on.
         self._queues: dict[Priority, tuple[dict[Entry, None], dict[Entry, None]]] = {
             "interactive": ({}, {}),
@@ -152,7 +155,7 @@ class Waiting:
         if units.keys() | {each for each in PRIORITIES if self.count(each)} != set(PRIORITIES):
             self._owed_s = 0.0  # one of the two is not there, and so the other waits for nobody
             return
-        most = max(BATCH_S, self._next_bulk_s() if self.count("bulk") else 0.0)
+        most = max(self._batch_s, self._next_bulk_s() if self.count("bulk") else 0.0)
         earned_s = (seconds - bulk_s) * BULK_SHARE / (1 - BULK_SHARE)
         self._owed_s = min(most, self._owed_s + earned_s - bulk_s)
 
@@ -171,7 +174,7 @@ class Waiting:
                 if entry.kind != first.kind:
                     continue
                 seconds = self._pace.seconds(entry.network, units + entry.work)
-                if len(entry.rows) > room or (batch and seconds > BATCH_S):
+                if len(entry.rows) > room or (batch and seconds > self._batch_s):
                     full = True
                     continue
                 batch.append(entry)

@@ -42,11 +42,11 @@ ROW_S = BATCH_S / 50
 class Queue:
     """A queue whose every row takes `row_s` of the device; by default 50 are as many as a batch of several may have."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, row_s: float = ROW_S) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, row_s: float = ROW_S, batch_s: float = BATCH_S) -> None:
         self.pace: Pace[Network] = Pace()
         for stage in ("encoder", "head"):
             self.pace.note((id(ENGINE), stage), units=1, seconds=row_s)  # type: ignore[arg-type]
-        self.waiting = Waiting(self.pace)
+        self.waiting = Waiting(self.pace, batch_s=batch_s)
         self._loop = loop
 
     def add(self, rows: int, priority: Priority = "interactive", *, width: int = 3) -> Entry:
@@ -163,3 +163,12 @@ def test_an_entry_can_leave_from_the_middle(queue: Queue) -> None:
     assert second not in queue.waiting
     assert list(queue.waiting) == [first, third]
     assert queue.waiting.seconds("interactive") == pytest.approx(4 * ROW_S)
+
+
+def test_where_the_queue_has_a_larger_budget_batches_are_longer(loop: asyncio.AbstractEventLoop) -> None:
+    queue = Queue(loop, batch_s=ROW_S * 40)
+    entries = [queue.add(16) for _ in range(3)]
+    assert queue.run() == entries[:2]
+    queue = Queue(loop, batch_s=1.0)
+    entries = [queue.add(16) for _ in range(5)]
+    assert queue.run() == entries[:4], "as many as the engine takes"

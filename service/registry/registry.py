@@ -25,6 +25,7 @@ from service.registry.served import Served
 from service.registry.shares import Weights, parse
 from service.registry.watch import Watch
 from service.settings import Settings
+from service.waiting import BATCH_SHARE
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,11 @@ class Registry:
         # One device thread for each GPU that was named, else one for whatever the engine runs on.
         self._devices = {
             device: Batcher(
-                max_queued_rows=settings.max_queued_rows, name=f"device {device}", observe=observe, on_lost=on_lost
+                max_queued_rows=settings.max_queued_rows,
+                batch_s=BATCH_SHARE * settings.queue_ms / 1000,
+                name=f"device {device}",
+                observe=observe,
+                on_lost=on_lost,
             )
             for device in settings.devices or (0,)
         }
