@@ -180,7 +180,7 @@ async def test_a_full_disk_is_said_to_be_full_and_nothing_is_half_written(store:
         (lambda path: path.write_bytes(b"no database at all" * 99), "file is not a database"),
         (lambda path: _run(path, "PRAGMA user_version = 99"), "its tables are of version 99, this service knows 1"),
         (lambda path: _run(path, "PRAGMA application_id = 7"), "it is another program's"),
-        (lambda path: path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 8192), "damaged|malformed"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-4096] + b"\xff" * 4096), "damaged|malformed"),
     ],
 )
 async def test_a_file_that_is_not_ours_or_not_whole_is_refused_and_left_alone(tmp_path: Path, spoil, saying) -> None:
