@@ -195,6 +195,21 @@ async def test_what_is_leased_never_gives_way_and_a_newcomer_waits_for_room(budg
     assert len(budgeted.open) == 2
 
 
+async def test_what_is_unloaded_takes_room_until_it_is_closed(budgeted: Budgeted) -> None:
+    here = budgeted.house
+    await budgeted.load("1", "2", "3")
+    unloaded, other = here.model("2").held, here.model("3").held
+    assert unloaded is not None
+    assert other is not None
+    with other.leased():
+        with unloaded.leased():
+            here.loader.unload(here.model("2"))
+            with pytest.raises(DeadlineExceeded):
+                await here.loader.present(here.model("1"), deadline=time.monotonic() + 0.2)
+        await here.loader.present(here.model("1"), deadline=time.monotonic() + 10)
+    assert budgeted.open == {"1", "3"}
+
+
 async def test_a_request_that_is_given_up_does_not_stop_the_loading(budgeted: Budgeted) -> None:
     here = budgeted.house
     await budgeted.load("1", "2", "3")
