@@ -87,13 +87,14 @@ def create_app(
     app.state.marey = state
     app.state.statistics = Statistics()
 
+    # In the order in which they are tried: those first that take most of the requests.
     routers = (
         classify.router,
+        infer.router,
         jobs.router,
         routes.router,
         stream.router,
         page.router,
-        infer.router,
         v2.router,
         models.router,
         repository.router,
