@@ -204,6 +204,24 @@ def test_every_window_has_its_own_frames_and_no_positions(
     assert shares(answer) == pytest.approx(np.mean(found, axis=0), abs=1e-4)
 
 
+@pytest.mark.parametrize("model", ["motion", "fixed", "steps"])
+def test_a_job_answers_what_the_same_windows_are_answered_at_once(served, make_video: Make, model: str) -> None:
+    """Also where a window has fewer frames than the network's fixed length."""
+    for video in (make_video("red", "blue", "green", "blue"), make_video("red", "blue", "green", frames=3, fps=3)):
+        query = {"model": model, "window_s": 1, "stride_s": 0.5, "merge": False}
+        at_once = served.post("/classify/video", video, **query).json()["segments"]
+        job = served.post("/jobs", video, **query).headers["location"]
+        while (answer := served.client.get(job).json())["state"] in ("queued", "running"):
+            pass
+        assert answer["state"] == "done", answer
+        found = served.client.get(f"{job}/segments").json()["segments"]
+        names = ("red", "green", "blue") if model == "steps" else LABELS
+        assert len(found) == len(at_once) > 1
+        assert [shares(each, names) for each in found] == [
+            pytest.approx(shares(each, names), abs=1e-4) for each in at_once
+        ]
+
+
 def test_windows_of_too_few_frames_are_repeated_where_the_length_is_fixed(served, make_video: Make) -> None:
     video = make_video("red", "blue", "green", frames=3, fps=3)
     answer = served.post("/classify/video", video, model="fixed", window_s=1).json()
