@@ -4,6 +4,10 @@
 FFmpeg asks a stream of ours where it ends, and may look for an index there. Both are refused with -1, as of a pipe; a Python
 error in their place ends the process (OpenCV 5.0.0). Matroska and MPEG-TS are then read in order, and a frame is handed out as
 soon as the next one has begun. MP4 in fragments is first read to its end, and then looked for from the start: it cannot be taken.
+
+# Note [No rate to be found]
+A browser's recorder does not say how many frames a second it sends. FFmpeg would measure that over five seconds before it gives
+the first of them; nobody here asks for it.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ from service.media.preprocess import fit
 from service.media.sniff import video_container
 
 CONTAINERS: dict[Container, str] = {"webm": "Matroska/WebM", "mpegts": "MPEG-TS"}
+
+_OPTIONS = "format_whitelist;matroska,webm,mpegts"
 
 # Three packets of a transport stream: what tells it from anything else.
 _HEAD = 3 * 192
@@ -101,6 +107,7 @@ def decode_feed(
             raise UnsupportedMedia(
                 f"the stream is {found}, and not the {CONTAINERS[container]} that format={container} says"
             )
+        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = _OPTIONS  # this process opens nothing else
         with Capture(source, container=found) as capture:
             limits.check_pixels(width=capture.width, height=capture.height)
             yield from _frames(capture, container=found, spec=spec, spacing_s=spacing_s)

@@ -88,6 +88,13 @@ class Turns(Generic[T]):
             self._usual_s[call.kind] = took if before is None else before + _RECENT * (took - before)
         self._match()
 
+    def recall(self, worker: T) -> bool:
+        """Take `worker` back if it is free; whether it was."""
+        if worker not in self._free:
+            return False
+        self._free.remove(worker)
+        return True
+
     def withdraw(self) -> list[T]:
         """All free workers, which are no longer given to anybody."""
         workers = list(self._free)

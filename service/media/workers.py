@@ -301,6 +301,8 @@ class DecodePool:
             self._ready.add(worker)
             if predecessor is not None:
                 predecessor.retiring = True
+                if self._turns.recall(predecessor):
+                    self._discard(predecessor)
             self._turns.offer(worker)
             return True
         self._discard(worker)

@@ -50,6 +50,7 @@ class Told:
     slowest: list[tuple[float, str]] = field(default_factory=list)
     seconds: float = 0.0
     grown_bytes: int = 0
+    grown_service_bytes: int = 0
     workers_lost: int = 0
 
 
@@ -194,9 +195,11 @@ def post_all(url: str, wanted: Iterator[Upload], *, connections: int, pid: int) 
     told, lock = Told(), threading.Lock()
     warm = [next(wanted) for _ in range(40 * connections)]
     _post(url, iter(warm), told, lock, connections)
-    told.seconds, before, workers = 0.0, held(pid), _children(pid)
+    server = psutil.Process(pid)
+    told.seconds, before, workers, alone = 0.0, held(pid), _children(pid), server.memory_info().rss
     _post(url, wanted, told, lock, connections)
     told.grown_bytes, told.workers_lost = held(pid) - before, len(workers - _children(pid))
+    told.grown_service_bytes = server.memory_info().rss - alone
     told.slowest = sorted(told.slowest)[-5:]
     return told
 
@@ -274,7 +277,8 @@ def main(serving: Callable[..., object]) -> int:
         f"{options.count} uploads made of {len(files)} files, {told.seconds:.1f} s",
         f"statuses {dict(told.statuses)}",
         f"codes {dict(told.codes)}",
-        f"memory grew by {told.grown_bytes / 2**20:.1f} MiB, decoders replaced: {told.workers_lost}",
+        f"memory grew by {told.grown_bytes / 2**20:.1f} MiB, {told.grown_service_bytes / 2**20:.1f} of them in the service; "
+        f"decoders replaced: {told.workers_lost}",
         f"slowest {told.slowest}",
         *told.faults[:20],
     ]
