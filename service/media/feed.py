@@ -32,7 +32,7 @@ from service.media.sniff import video_container
 
 CONTAINERS: dict[Container, str] = {"webm": "Matroska/WebM", "mpegts": "MPEG-TS"}
 
-_OPTIONS = "format_whitelist;matroska,webm,mpegts"
+_OPTIONS = "format_whitelist;matroska,webm,mpegts|fpsprobesize;0"
 
 # Three packets of a transport stream: what tells it from anything else.
 _HEAD = 3 * 192
