@@ -21,12 +21,13 @@ from service.bench.report import Milliseconds
 from service.cli import main
 
 TURN_S = 0.02
-WAIT_S = 0.1
+# What it says it grants, and where it begins to refuse: the difference is for a machine that is busy with other tests.
+WAIT_S, REFUSES_S = 0.1, 0.05
 
 
 @asynccontextmanager
 async def one_at_a_time(*, guarded: bool) -> AsyncIterator[Address]:
-    """A service of 50 requests a second. `guarded`: it refuses whoever would wait longer than `WAIT_S`."""
+    """A service of 50 requests a second. `guarded`: it refuses whoever would wait longer than `REFUSES_S`."""
     turn, waiting = asyncio.Lock(), 0
 
     async def answer(method: str, path: str) -> tuple[int, Any]:
@@ -34,7 +35,7 @@ async def one_at_a_time(*, guarded: bool) -> AsyncIterator[Address]:
         if method == "GET":
             tasks = {"models": [{"tasks": ["image"]}]}
             return 200, {"limits": [{"name": "queue_ms", "value": WAIT_S * 1000}]} if path == "/limits" else tasks
-        if guarded and waiting * TURN_S > WAIT_S:
+        if guarded and waiting * TURN_S > REFUSES_S:
             return 429, {"code": "overloaded"}
         waiting += 1
         try:
@@ -83,12 +84,12 @@ async def test_a_service_that_guards_itself_meets_what_is_asked_of_it() -> None:
     }  # fmt: skip
     assert report.met
     for each in report.rounds:
-        assert each.capacity_per_s == pytest.approx(48, abs=6), "50 a second, less what sleeping costs"
+        assert 25 < each.capacity_per_s <= 51, "50 a second, less what sleeping costs"
         assert each.offered_per_s == pytest.approx(3 * each.capacity_per_s, rel=0.01)
     assert figures.outcomes["refused"] > figures.outcomes["accepted"] > 30
     assert figures.codes == {"overloaded": figures.outcomes["refused"]}
     assert figures.accepted_ms is not None
-    assert 60 < figures.accepted_ms.p50 < 200, "those who are let in wait for those before them"
+    assert 40 < figures.accepted_ms.p50 < 200, "those who are let in wait for those before them"
     assert "  met  goodput ≥ 90% of capacity" in overload_table(report)
 
 
