@@ -203,7 +203,7 @@ async def test_whoever_would_wait_too_long_is_refused_and_bulk_may_wait(house: H
         await house.call(picture).start()
     batcher = house.state.registry.models[0].replicas[0].batcher
     engine = house.state.registry.models[0].replicas[0].engine
-    batcher._pace.note((id(engine), "encoder"), units=1, seconds=5)  # as if it were a heavy network
+    batcher._device.pace.note((id(engine), "encoder"), units=1, seconds=5)  # as if it were a heavy network
     async with house.busy():
         first = house.call(picture)
         waiting = [first.start()]
