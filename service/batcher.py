@@ -88,6 +88,15 @@ class Batcher:
         """What `units` of `work` take of the device; 0 before the first batch of that network."""
         return self._device.pace.seconds(network, units)
 
+    async def forget(self, engine: Engine) -> None:
+        """`engine` will be asked nothing more. Returns once what it was asked has run, and nothing is known of it."""
+
+        def forgotten() -> None:  # another engine may come to lie where this one did
+            for stage in engine.info.stages:
+                self._device.pace.forget((id(engine), stage))
+
+        await self.call(forgotten)
+
     async def call(self, job: Callable[[], T]) -> T:
         """Run `job` on the device thread, between batches: the place to open, warm and close engines."""
         return await self._device.call(job)
