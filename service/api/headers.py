@@ -25,8 +25,24 @@ _FOLDER = "/static/"
 # What pages of the sites in MAREY_CORS_ORIGINS may send and read; without cookies, which this service has none of.
 CORS: Mapping[str, Any] = {
     "allow_methods": ("GET", "POST", "DELETE"),
-    "allow_headers": ("Authorization", "Content-Type", "X-Request-ID", "traceparent", "tracestate"),
-    "expose_headers": ("X-Request-ID", "Retry-After", "Location", "Link", "Server-Timing", "traceresponse"),
+    "allow_headers": (
+        "Authorization",
+        "Content-Type",
+        "Inference-Header-Content-Length",
+        "X-Request-ID",
+        "X-Timeout-Ms",
+        "traceparent",
+        "tracestate",
+    ),
+    "expose_headers": (
+        "Inference-Header-Content-Length",
+        "Link",
+        "Location",
+        "Retry-After",
+        "Server-Timing",
+        "X-Request-ID",
+        "traceresponse",
+    ),
 }
 
 
