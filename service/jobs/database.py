@@ -77,7 +77,7 @@ class Database:
         self._closed = True
         await asyncio.to_thread(self._thread.shutdown)
         if self._connection is not None:
-            self._connection.close()
+            await asyncio.to_thread(self._connection.close)  # which writes what is still in the log
             self._connection = None
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:

@@ -41,7 +41,7 @@ _RETRY_S = 10.0
 # Frames that the windows judged together hold, so that one job's work does not fill the device's queue.
 _JUDGED_FRAMES = 256
 # Between two writes to the disk: what is lost when the process is killed.
-_SAVE_S = 1.0
+_SAVE_S = 0.5
 _SAVE_SEGMENTS = 500
 
 
