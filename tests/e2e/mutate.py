@@ -271,7 +271,7 @@ def main(serving: Callable[..., object]) -> int:
     options = parser.parse_args()
     files = seeds(options.data if options.data.is_dir() else None)
     wanted = uploads(files, count=options.count, seed=options.seed)
-    with serving(MAREY_QUEUE_MS="60000", MAREY_LOG_LEVEL="warning") as running:  # type: ignore[attr-defined]
+    with serving(MAREY_QUEUE_MS="60000", MAREY_DECODE_WORKERS="2", MAREY_LOG_LEVEL="warning") as running:  # type: ignore[attr-defined]
         told = post_all(running.url, wanted, connections=options.connections, pid=running.process.pid)
     report = [
         f"{options.count} uploads made of {len(files)} files, {told.seconds:.1f} s",
