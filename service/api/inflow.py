@@ -18,7 +18,7 @@ from service.media.live_decoder import LiveDecoder
 
 Format = Literal["images", Container]
 
-WAITING_FRAMES = 4
+WAITING_FRAMES = 2  # more would only make answers late: what comes too fast is dropped either way
 IDLE_S = 60.0
 _MAX_TEXT = 1000
 
