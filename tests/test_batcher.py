@@ -530,7 +530,20 @@ async def test_the_line_is_what_was_measured_of_each_network(batcher: Batcher) -
     quick.gate.set()
     await asyncio.gather(first, *waiting)
     assert 0.2 <= interactive < 0.35
-    assert interactive + 0.03 <= bulk, (
-        "behind those of its own kind, too"
-    )
+    assert interactive + 0.03 <= bulk, "behind those of its own kind, too"
     assert batcher.line("bulk") == Line(0, 0)
+
+
+@pytest.mark.parametrize(("row_s", "batch"), [(0.005, 4), (1.0, 1), (0.0001, 64)])
+async def test_bulk_is_sent_in_parts_that_keep_nobody_waiting(engine: FakeEngine, row_s: float, batch: int) -> None:
+    made = Batcher(max_queued_rows=200, batch_s=0.03)
+    made._device.pace.note((id(engine), "encoder"), units=1, seconds=row_s)
+    made.start()
+    first = await running(made, engine)
+    bulk = asyncio.create_task(made.run(engine, "encoder", rows(128), deadline=soon(), priority="bulk"))
+    await asyncio.sleep(0)
+    assert made.queued_rows == 2 * batch, "two parts at a time"
+    engine.gate.set()
+    await asyncio.gather(first, bulk)
+    assert bulk.result().outputs["features"].shape == (128, 3)
+    made.close()
