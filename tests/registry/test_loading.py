@@ -59,8 +59,11 @@ async def test_what_is_leased_is_closed_after_its_last_lease(house: Callable[...
             async with asyncio.timeout(0.2):
                 await settled(here)
         assert not closed(engine)
+        assert predictor.replicas[0].batcher.seconds((id(engine), "encoder"), 1) > 0
     await settled(here)
     assert closed(engine)
+    # Another engine may come to lie where this one did.
+    assert predictor.replicas[0].batcher.seconds((id(engine), "encoder"), 1) == 0
     assert (model.state, model.reason) == ("UNAVAILABLE", "it is not loaded")
     with pytest.raises(UnknownModel, match="model color:1 was unloaded"):
         await here.loader.present(model, deadline=None)
