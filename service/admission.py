@@ -90,14 +90,14 @@ class Admission:
         """Raise Overloaded where the line is too long for a request that has `deadline_s` left."""
         wait_s = self.wait_s(priority, decodes=decodes)
         own = priority == "bulk" or deadline_s < self._max_wait_s
-        limit_s = deadline_s if own else self._max_wait_s
+        limit_s = max(0.0, deadline_s) if own else self._max_wait_s
         if wait_s <= limit_s:
             return
         remedy = "allow more by timeout_ms" if own else "ask with priority=bulk, or raise MAREY_QUEUE_MS"
         raise self._refusal(
             "wait",
             f"the work ahead takes about {wait_s * 1000:.0f} ms, and this request may wait for "
-            f"{max(0.0, limit_s) * 1000:.0f} ms; retry later, {remedy}",
+            f"{limit_s * 1000:.0f} ms; retry later, {remedy}",
             wait_s - limit_s,
         )
 

@@ -148,6 +148,12 @@ def test_time_spent_on_the_upload_is_taken_off_the_deadline(house: House) -> Non
         slow.queue(10)
 
 
+def test_a_deadline_that_passed_during_the_upload_is_no_overload_while_nothing_waits(house: House) -> None:
+    slow = house.admission.enter(deadline_s=-1)
+    slow.queue(10)
+    assert house.reasons == []
+
+
 def test_a_request_that_was_accepted_is_not_told_that_the_service_stops(house: House) -> None:
     def stop() -> None:
         raise Draining("the service is stopping", retry_after_s=1)
