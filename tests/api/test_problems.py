@@ -56,9 +56,7 @@ def png(width: int, height: int) -> bytes:
 
 def test_a_body_that_is_no_form(served) -> None:
     text = {"content-type": "text/plain"}
-    expect(
-        served.client.post("/classify/image", content=b"x", headers=text), 400, "malformed", saying="curl -F file=@"
-    )
+    expect(served.client.post("/classify/image", content=b"x", headers=text), 400, "malformed", saying="curl -F file=@")
 
 
 def test_a_form_that_breaks_off(served) -> None:

@@ -23,13 +23,13 @@ import httpx
 import numpy as np
 import pytest
 
-from service.waiting import Rows
 from service.bundle.store import Bundle
 from service.engine.base import Place
 from service.engine.cuda import Device
 from service.nvml import pci_address
 from service.registry import Registry
 from service.settings import Settings
+from service.waiting import Rows
 from tests.gpu.media import frames_for, png, video
 
 _REQUESTS = int(os.environ.get("MAREY_GPU_REQUESTS", "10000"))
