@@ -34,9 +34,9 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     # A picture's memory is kept for the next: given back to the kernel after each, it costs 420 page faults, a fifth of all that
-    # a JPEG of 640×480 costs a worker.
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    # a JPEG of 640×480 costs a worker. Not more than a frame of full HD, or each worker would keep what its largest file took.
+    "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
 }
 
 
