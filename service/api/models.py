@@ -42,6 +42,7 @@ class ModelListed(BaseModel):
     engine: str | None
     precision: str | None
     float_precision: str | None
+    head_engine: str | None = Field(description="What runs the head, where that is another than engine.")
     device: str | None
     devices: list[str]
     tasks: list[Task]
@@ -133,6 +134,7 @@ def listed(state: State, model: Model) -> ModelListed:
         engine=info and info.name,
         precision=info and info.precision,
         float_precision=info and info.float_precision,
+        head_engine=info and info.head_engine,
         device=info and info.device,
         devices=list(model.devices),
         tasks=list(model.manifest.tasks),

@@ -37,6 +37,7 @@ def test_an_answer_names_what_really_ran_and_where_the_time_went(served, make_pi
         "name": "color",
         "version": "1.0.0",
         "engine": "openvino",
+        "head_engine": "onnxruntime",
         "precision": "fp32",
         "float_precision": "fp32",
         "device": "",

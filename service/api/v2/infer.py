@@ -134,6 +134,7 @@ def _write(network: Network, inference: Inference, info: EngineInfo, ran: Ran) -
             "engine": info.name,
             "precision": info.precision,
             "float_precision": info.float_precision,
+            **({} if info.head_engine is None else {"head_engine": info.head_engine}),
             "device": info.device,
             "batch_size": ran.batch_size,
         },
