@@ -19,7 +19,7 @@ from service.admission import Ticket
 from service.api.formats import TEXTS, preferred, text_response
 from service.api.intake import BODY, is_url, read_upload
 from service.api.presence import Presence
-from service.api.schemas import ImageClassified, Problem, Segment, VideoClassified, image_answer, video_answer
+from service.api.schemas import ImageClassified, Segment, VideoClassified, image_answer, refusals, video_answer
 from service.api.state import State, state_of
 from service.bundle.manifest import Sampling, Task
 from service.errors import DeadlineExceeded
@@ -31,10 +31,7 @@ from service.traces import stage
 
 router = APIRouter(prefix="/classify", tags=["classify"])
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "content": {"application/problem+json": {}}}
-    for status in (400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504, 507)
-}
+_PROBLEMS = refusals(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504, 507)
 
 
 def _in_the_loop(values: type) -> Callable[..., Awaitable[Any]]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from service.api.presence import Presence
+from service.api.small_json import read_object
 from service.api.state import State
 from service.api.uploads import read_file
-from service.errors import ClientGone, Malformed, UrlRefused
+from service.errors import Malformed, UrlRefused
 from service.spool import Upload
 
 _MAX_JSON = 16 * 2**10
@@ -61,18 +60,7 @@ def is_url(request: Request) -> bool:
 
 
 async def _url(request: Request) -> str:
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _MAX_JSON:
-                raise Malformed(f"the JSON has more than the {_MAX_JSON} bytes allowed; {_REMEDY}")
-    except ClientDisconnect:
-        raise ClientGone("the client hung up before the body was complete") from None
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        raise Malformed(f"the body is no JSON; {_REMEDY}") from None
-    if not isinstance(found, dict) or set(found) != {"url"} or not isinstance(found["url"], str):
+    found = await read_object(request, max_bytes=_MAX_JSON, remedy=_REMEDY)
+    if set(found) != {"url"} or not isinstance(found["url"], str):
         raise Malformed(f"the JSON is no object with a text named url alone; {_REMEDY}")
     return found["url"]

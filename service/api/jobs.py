@@ -24,7 +24,7 @@ from service.api.job_answers import (
     model_used,
     told,
 )
-from service.api.schemas import Problem, shown
+from service.api.schemas import refusals, shown
 from service.api.state import StateOf
 from service.errors import DeadlineExceeded, JobConflict, TooLarge
 from service.jobs.job import Job, State, Wish
@@ -38,10 +38,6 @@ WINDOW_S = 4.0
 _UPLOAD_S = 3600.0
 _HEAD_BYTES = 4096
 _RESULT: dict[str, Any] = {"content": {**TEXTS[200]["content"]}, "model": JobResult}
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Problem, "content": {"application/problem+json": {}}} for status in statuses}
 
 
 class Wishes:
@@ -71,7 +67,7 @@ class Wishes:
     "",
     status_code=202,
     openapi_extra=BODY,
-    responses=_problems(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504, 507),
+    responses=refusals(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504, 507),
 )
 async def post(request: Request, response: Response, wishes: Annotated[Wishes, Depends()], state: StateOf) -> JobAnswer:
     """Take in a video, at most MAREY_MAX_JOB_BYTES; it is looked at window by window, when there is time.
@@ -112,7 +108,7 @@ async def post(request: Request, response: Response, wishes: Annotated[Wishes, D
     return job_answer(job)
 
 
-@router.get("", responses=_problems(401, 403, 422, 429, 500, 503))
+@router.get("", responses=refusals(401, 403, 422, 429, 500, 503))
 async def listed(
     request: Request,
     state: StateOf,
@@ -131,7 +127,7 @@ async def listed(
     return JobPage(jobs=[job_answer(job) for job in page], next=following)
 
 
-@router.get("/{job_id}", responses=_problems(401, 403, 404, 429, 500, 503))
+@router.get("/{job_id}", responses=refusals(401, 403, 404, 429, 500, 503))
 async def one(job_id: str, request: Request, response: Response, state: StateOf) -> JobAnswer:
     """How a job stands; Retry-After says when to ask again."""
     job = await _job(job_id, request, state)
@@ -140,7 +136,7 @@ async def one(job_id: str, request: Request, response: Response, state: StateOf)
     return job_answer(job)
 
 
-@router.get("/{job_id}/segments", responses=_problems(401, 403, 404, 422, 429, 500, 503))
+@router.get("/{job_id}/segments", responses=refusals(401, 403, 404, 422, 429, 500, 503))
 async def segments(
     job_id: str,
     request: Request,
@@ -168,7 +164,7 @@ async def segments(
 @router.get(
     "/{job_id}/result",
     response_model=None,
-    responses={200: _RESULT, **_problems(401, 403, 404, 409, 422, 429, 500, 503)},
+    responses={200: _RESULT, **refusals(401, 403, 404, 409, 422, 429, 500, 503)},
 )
 async def result(
     job_id: str,
@@ -208,7 +204,7 @@ async def result(
 @router.delete(
     "/{job_id}",
     response_model=JobAnswer,
-    responses={204: {"description": "Removed."}, **_problems(401, 403, 404, 429, 500, 503)},
+    responses={204: {"description": "Removed."}, **refusals(401, 403, 404, 429, 500, 503)},
 )
 async def end(job_id: str, request: Request, state: StateOf) -> JobAnswer | Response:
     """Cancel a job that waits or runs: 200, and what it found can still be read. Remove one that has ended: 204."""

@@ -11,19 +11,12 @@ from pydantic import BaseModel, Field
 
 from service.api.guard import require_admin
 from service.api.limits import limits_of
-from service.api.schemas import Problem
+from service.api.schemas import refusals
 from service.api.state import State, StateOf
 from service.bundle.manifest import Task
 from service.registry import Broken, Model
 
 router = APIRouter(prefix="/models", tags=["models"])
-
-_NOT_FOUND: dict[int | str, dict[str, Any]] = {
-    404: {"model": Problem, "content": {"application/problem+json": {}}, "description": "No such model is known."}
-}
-_REFUSED: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "content": {"application/problem+json": {}}} for status in (400, 401, 403, 422, 429)
-}
 
 
 class ModelListed(BaseModel):
@@ -87,7 +80,7 @@ async def models(state: StateOf) -> Models:
     return Models(models=known, broken=broken(state.registry.broken), limits=limits)
 
 
-@router.get("/{name}", responses=_NOT_FOUND)
+@router.get("/{name}", responses=refusals(404))
 async def model(name: str, state: StateOf) -> ModelTold:
     """One model's whole manifest, and what it runs on: of `NAME:VERSION`, or of `NAME` its default version."""
     versions = state.registry.named(name)
@@ -101,7 +94,7 @@ async def model(name: str, state: StateOf) -> ModelTold:
     )
 
 
-@router.put("/{name}/weights", dependencies=[Depends(require_admin)], responses={**_NOT_FOUND, **_REFUSED})
+@router.put("/{name}/weights", dependencies=[Depends(require_admin)], responses=refusals(400, 401, 403, 404, 422, 429))
 async def weigh(
     name: str,
     weights: Annotated[dict[str, float], Body(examples=[{"1": 9, "2": 1}], description="Share of each version.")],

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
-from starlette.requests import ClientDisconnect
 
 from service.api.guard import require_admin
-from service.api.schemas import Problem
+from service.api.schemas import refusals
+from service.api.small_json import read_object
 from service.api.state import StateOf
-from service.errors import ClientGone, InvalidParameter, Malformed, TooLarge
+from service.errors import InvalidParameter
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "content": {"application/problem+json": {}}}
-    for status in (400, 401, 403, 404, 413, 422, 429, 500, 503)
-}
 _MAX_BODY_BYTES = 2**20
 
 router = APIRouter(
     prefix="/v2/repository",
     tags=["model repository"],
     dependencies=[Depends(require_admin)],
-    responses=_PROBLEMS,
+    responses=refusals(400, 401, 403, 404, 413, 422, 429, 500, 503),
 )
 
 
@@ -101,22 +96,7 @@ async def _parameters(request: Request) -> dict[str, Any]:
 
 async def _fields(request: Request, *, known: tuple[str, ...]) -> dict[str, Any]:
     """The body as a JSON object; an empty one is none. Its content type is not asked for: Triton's client sends none."""
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _MAX_BODY_BYTES:
-                raise TooLarge(f"the body has more than the {_MAX_BODY_BYTES} bytes allowed here; leave files out")
-    except ClientDisconnect:
-        raise ClientGone("the client hung up before the body was complete") from None
-    if not body.strip():
-        return {}
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Malformed(f"the body is no JSON ({error}); send an object, or nothing") from None
-    if not isinstance(found, dict):
-        raise Malformed(f"the body is a JSON {type(found).__name__}; send an object, or nothing")
+    found = await read_object(request, max_bytes=_MAX_BODY_BYTES, remedy="send an object, or nothing")
     if unknown := sorted(set(found) - set(known)):
         raise InvalidParameter(f"there is no field {unknown[0][:60]!r} here; there is {', '.join(known)}")
     return found

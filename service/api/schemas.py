@@ -131,6 +131,11 @@ class Problem(BaseModel):
     request_id: str
 
 
+def refusals(*statuses: int, model: type[Problem] = Problem) -> dict[int | str, dict[str, Any]]:
+    """For the description of an operation: the statuses that it may refuse with, each a problem."""
+    return {status: {"model": model, "content": {"application/problem+json": {}}} for status in statuses}
+
+
 def top(probabilities: NDArray[np.float32], labels: tuple[str, ...], top_k: int | None) -> list[Prediction]:
     """The `top_k` likeliest of `probabilities` `[K]`, best first; 0: all; None: all of up to 20 classes, else 5."""
     count = shown(labels, top_k)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from service.api.schemas import Problem
+from service.api.schemas import Problem, refusals
 
 _MILLISECONDS = {"type": "integer", "minimum": 1, "maximum": 600_000}
 _PARAMETERS = {"type": "object", "description": "KEY: VALUE; see the extensions in GET /v2"}
@@ -86,10 +86,7 @@ class Refused(Problem):
     error: str = Field(description="The sentence in detail, where clients of the protocol look for it.")
 
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Refused, "content": {"application/problem+json": {}}}
-    for status in (400, 404, 413, 415, 422, 429, 500, 503, 504)
-}
+PROBLEMS = refusals(400, 404, 413, 415, 422, 429, 500, 503, 504, model=Refused)
 
 
 class Server(BaseModel):
