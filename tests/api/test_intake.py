@@ -30,7 +30,7 @@ def test_the_service_fetches_only_where_it_is_told_to(color_bundle, serve) -> No
             )
             assert (malformed.status_code, malformed.json()["code"]) == (400, "malformed"), malformed.text
         large = running.client.post("/classify/image", json={"url": "x" * 20_000})
-        assert large.json()["code"] == "malformed"
+        assert (large.status_code, large.json()["code"]) == (413, "file_too_large")
 
 
 @asynccontextmanager

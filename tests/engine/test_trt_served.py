@@ -187,7 +187,9 @@ class StopsBeforeWarming(logging.Handler):
 
 @pytest.fixture
 def settings(color_bundle: Bundle, tmp_path: Path) -> Settings:
-    return Settings(bundles=(color_bundle.path,), engine="tensorrt", engine_cache=tmp_path, decode_workers=1)
+    return Settings(
+        bundles=(color_bundle.path,), engine="tensorrt", engine_cache=tmp_path, decode_workers=1, queue_ms=60_000
+    )
 
 
 @pytest.mark.standin
