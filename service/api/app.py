@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -21,11 +22,13 @@ from service.api.v2 import infer
 from service.api.v2 import routes as v2
 from service.api.v2.statistics import Statistics
 from service.errors import DeviceLost, MareyError
-from service.fetch import Fetcher
 from service.keys import Keys
 from service.rates import Rates
 from service.settings import Settings
 from service.traces import Traces
+
+if TYPE_CHECKING:
+    from service.fetch import Fetcher
 
 logger = logging.getLogger(__name__)
 
@@ -52,19 +55,19 @@ def create_app(
     traces = Traces() if settings.traces else None
     state = State(settings, on_lost=on_lost)
     if settings.allow_urls:
-        state.fetcher = fetcher or Fetcher()
+        state.fetcher = fetcher or _fetcher()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(_load(state, on_loaded))
-        # In a thread, and before anybody asks: the first time takes the loop's time of a hundred requests.
-        describing = asyncio.create_task(asyncio.to_thread(app.openapi))
+        describing = asyncio.create_task(_describe(app, state))
         try:
             yield
         finally:
             state.phase = "draining"
             state.registry.stop()
             loading.cancel()  # nobody will ask for what is not loaded yet
+            describing.cancel()
             await asyncio.gather(loading, describing, return_exceptions=True)
             await state.desk.close()
             await state.registry.close()
@@ -116,6 +119,12 @@ def create_app(
     return app
 
 
+async def _describe(app: FastAPI, state: State) -> None:
+    """Make `/openapi.json` before anybody asks: the first time takes the loop's time of a hundred requests, so in a thread."""
+    await state.loaded.wait()  # that it takes from the models' time, too
+    await asyncio.to_thread(app.openapi)
+
+
 async def _load(state: State, on_loaded: Callable[[State], None] | None) -> None:
     try:
         await asyncio.to_thread(state.spool.open)
@@ -132,3 +141,9 @@ async def _load(state: State, on_loaded: Callable[[State], None] | None) -> None
     state.loaded.set()
     if on_loaded is not None:
         on_loaded(state)
+
+
+def _fetcher() -> Fetcher:
+    from service.fetch import Fetcher  # noqa: PLC0415  # brings httpx, for which most services need not wait
+
+    return Fetcher()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
@@ -13,7 +13,6 @@ from fastapi.requests import HTTPConnection
 from service.admission import Admission
 from service.collectors import ModelReading
 from service.errors import DeviceLost, Draining, MareyError, NotReady
-from service.fetch import Fetcher
 from service.jobs.desk import Desk
 from service.jobs.job import STATES
 from service.nvml import Nvml
@@ -23,6 +22,9 @@ from service.registry import Registry
 from service.settings import Settings
 from service.spool import Spool
 from service.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from service.fetch import Fetcher
 
 Phase = Literal["loading", "ready", "failed", "draining"]
 
