@@ -60,7 +60,11 @@ class Asked:
         batcher, engine = self.replica.batcher, self.replica.engine
         if engine.info.stages == ("clip",):
             return None, await self.judge(frames)
-        return await batcher.run_clip(engine, frames, deadline=self.deadline, priority=self.priority)
+        began = time.monotonic()
+        encoded, judged = await batcher.run_clip(engine, frames, deadline=self.deadline, priority=self.priority)
+        _trace("encode", encoded, began=began, rows=len(frames))
+        _trace("head", judged, began=began + encoded.queue_s + encoded.run_s, rows=1)
+        return encoded, judged
 
     async def judge(self, source: NDArray[np.generic], chosen: Sequence[Sequence[int]] | None = None) -> Rows:
         """Run the last network over clips made of rows of `source` `[M, …]`: all of it as one clip, or those `chosen` for each clip.
@@ -94,9 +98,7 @@ class Asked:
         batcher, engine = self.replica.batcher, self.replica.engine
         began = time.monotonic()
         ran = await batcher.run(engine, stage, rows, deadline=self.deadline, priority=self.priority)
-        traces.stage("queue", began, began + ran.queue_s, waits_for="device")
-        name = "head" if stage == "head" else "encode"
-        traces.stage(name, began + ran.queue_s, time.monotonic(), batch_size=ran.batch_size, rows=len(rows))
+        _trace("head" if stage == "head" else "encode", ran, began=began, rows=len(rows))
         return ran
 
     @property
@@ -106,3 +108,10 @@ class Asked:
     def _in_frames(self, rows: Rows, length: int) -> Rows:
         """A clip network's batch in frames, as an encoder's is."""
         return replace(rows, batch_size=rows.batch_size * length) if self._last == "clip" else rows
+
+
+def _trace(name: str, ran: Rows, *, began: float, rows: int) -> None:
+    """A span for the time in the queue from `began` on, and one for the run itself."""
+    starts = began + ran.queue_s
+    traces.stage("queue", began, starts, waits_for="device")
+    traces.stage(name, starts, starts + ran.run_s, batch_size=ran.batch_size, rows=rows)
