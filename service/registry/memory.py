@@ -5,7 +5,7 @@ The growth of this process's own memory (RssAnon) while the model is opened and 
 taken of its memory is added. The size of the files says nothing: an engine holds the activations of its largest batch, which
 were 72 MB for a network of 0.3 MB and 62 MB for one of 6 MB. What requests take meanwhile, and libraries that are loaded for the
 first time, make a measurement too large, and hardly anything makes it too small; so the smallest of those made for one version
-counts, and at least its files.
+counts, and at least its files. Of the libraries' share see also Note [Opened twice] in opening.py.
 """
 
 from __future__ import annotations

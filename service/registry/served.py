@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 
 from service.bundle.manifest import Task
-from service.errors import InvalidParameter, UnknownModel
+from service.errors import InvalidParameter, NotReady, UnknownModel
 from service.registry.catalogue import Key
 from service.registry.model import Model
 from service.registry.shares import Weights, check, draw, shares
@@ -75,6 +75,9 @@ class Served:
             for first in dict.fromkeys(model.key[0] for model in self):
                 if fitting := _fitting(self.named(first), task):
                     return self._drawn(fitting)
+            kept = (model.refusal() for model in self if _fits(model, task) and not model.servable)
+            if refusal := next((each for each in kept if isinstance(each, NotReady)), None):
+                raise refusal
             raise UnknownModel(f"no model here classifies {task}s; those served are {self._titles()}")
         known = self.named(name)
         if fitting := _fitting(known, task):
@@ -83,6 +86,10 @@ class Served:
             others = [model.title for model in self if model.servable and _fits(model, task)]
             raise UnknownModel(f"model {name!r} does not classify {task}s; those that do are {_listed(others)}")
         raise known[0].refusal()
+
+    def answering(self, task: Task) -> frozenset[str]:
+        """`NAME:VERSION` of each that `pick` would give for a request of this task."""
+        return frozenset(model.title for model in self if model.servable and _fits(model, task))
 
     def _drawn(self, fitting: list[Model]) -> Model:
         by_version = {model.key[1]: model for model in fitting}

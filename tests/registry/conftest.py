@@ -50,7 +50,7 @@ async def house(tmp_path: Path) -> AsyncIterator[Callable[..., House]]:
     made: list[tuple[House, Batcher]] = []
 
     def make(*, max_bytes: int | None = None, cost: int | None = None) -> House:
-        settings = Settings(bundles=(folder,), engine="onnxruntime", threads=1)
+        settings = Settings(bundles=(folder,), engine="onnxruntime", threads=1, max_model_bytes=max_bytes)
         batcher = Batcher(max_queued_rows=4096)
         batcher.start()
         decoders = DecodePool(1, limits=Limits(max_pixels=10**6, max_duration_s=60), timeout_s=10)  # never asked

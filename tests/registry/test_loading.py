@@ -241,6 +241,31 @@ async def test_a_model_larger_than_the_whole_budget_is_refused_with_both_sizes(
     assert here.opener._engines == {}
 
 
+async def test_the_first_model_does_not_pay_for_the_libraries_where_there_is_a_budget(
+    house: Callable[..., House], make_bundle
+) -> None:
+    """Opened for the first time it takes 8 MiB, of which 5 stay when it is closed: not its own."""
+    here = house(max_bytes=7 * 2**20)
+    amounts = iter(each * 2**20 for each in (0, 8, 5, 8, 8, 11))
+    here.opener._measure = lambda _gpu: next(amounts)
+    for version in ("1", "2"):
+        make_bundle(here.folder / version, version=version)
+    await here.watch.follow()
+    costs = {title: here.model(title).nbytes for title in ("1", "2")}
+    assert costs == {"1": 3 * 2**20, "2": 3 * 2**20}
+    assert len(here.opener._engines) == 2
+    assert next(amounts, None) is None
+
+
+async def test_without_a_budget_nothing_is_opened_twice(house: Callable[..., House], make_bundle) -> None:
+    here = house()
+    amounts = iter((0, 8 * 2**20))
+    here.opener._measure = lambda _gpu: next(amounts)
+    make_bundle(here.folder / "1", version="1")
+    await here.watch.follow()
+    assert here.model("1").nbytes == 8 * 2**20
+
+
 async def test_a_resting_model_that_cannot_come_back_is_told_to_those_who_ask(
     budgeted: Budgeted, make_bundle, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.errors import InvalidParameter, NotReady, UnknownModel
+from service.errors import EngineError, InvalidParameter, NotReady, UnknownModel
 from service.registry.served import Served
 
 
@@ -38,6 +38,15 @@ async def test_without_a_name_the_first_that_fits_the_task_is_meant(served: Serv
     assert served.pick(None, task="video").title == "clips:1"
     with pytest.raises(UnknownModel, match="no model here classifies images; those served are clips:1"):
         served.pick(None, task="image")
+
+
+async def test_without_a_name_what_keeps_the_only_model_that_fits_from_being_served_is_told(served: Served) -> None:
+    served.remove(served["color", "1.9"])
+    served.remove(served["color", "1.10"])
+    served["color", "2"].error = EngineError("model color:2 takes 124 MiB, all models together may take 114 MiB")
+    with pytest.raises(NotReady, match="model color:2 cannot be asked now: model color:2 takes 124 MiB"):
+        served.pick(None, task="image")
+    assert served.pick(None, task="video").title == "clips:1"
 
 
 async def test_shares_count_where_no_version_is_named_and_only_there(served: Served) -> None:
