@@ -111,7 +111,12 @@ class Spool:
         return Draft(self, max_bytes)
 
     def check_room(self, size: int) -> None:
-        """Raise SpoolFull where a file of `size` bytes has no room now."""
+        """Raise SpoolFull where a file of `size` bytes or more has no room now, TooLarge where it never has."""
+        if size > max(IN_MEMORY, self.max_bytes):
+            raise TooLarge(
+                f"the file has {size} bytes or more, and the disk may hold {self.max_bytes} of uploads; "
+                "send a smaller one, or raise MAREY_MAX_SPOOL_BYTES"
+            )
         if size > IN_MEMORY and self._used + size > self.max_bytes:
             raise self._full()
 
@@ -199,6 +204,8 @@ class Draft:
 
     async def _flush(self) -> None:
         piece, self._held = self._held, bytearray()
+        if self.size > self._spool.max_bytes:
+            self._spool.check_room(self.size)  # retrying later would not help it
         self._spool.reserve(len(piece))
         self._reserved += len(piece)
         self._writing = self._spool.submit(partial(self._append, piece))

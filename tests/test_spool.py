@@ -100,6 +100,18 @@ async def test_all_files_together_are_bounded_and_room_comes_back(spool: Spool, 
     await emptied(spool, tmp_path)
 
 
+async def test_a_file_larger_than_the_whole_spool_is_too_large_whoever_else_is_there(
+    spool: Spool, tmp_path: Path
+) -> None:
+    saying = "and the disk may hold 8388608 of uploads; send a smaller one, or raise MAREY_MAX_SPOOL_BYTES"
+    with await spooled(spool, bytes(7 * MIB)), pytest.raises(TooLarge, match=f"8388609 bytes or more, {saying}"):
+        spool.check_room(8 * MIB + 1)
+    await emptied(spool, tmp_path)
+    with pytest.raises(TooLarge, match=f"bytes or more, {saying}"):
+        await spooled(spool, *[bytes(2 * MIB)] * 5)
+    await emptied(spool, tmp_path)
+
+
 async def test_a_disk_that_is_full_is_a_full_spool(spool: Spool, tmp_path: Path) -> None:
     """By the limit on a file's size, which the kernel reports where the disk would be full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
