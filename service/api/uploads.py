@@ -12,7 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from service.errors import ClientGone, EmptyFile, Malformed, MissingFile
+from service.errors import ClientGone, EmptyFile, Malformed, MissingFile, TooLarge
 from service.spool import Spool, Upload, too_large
 
 if TYPE_CHECKING:
@@ -107,7 +107,9 @@ async def read_file(request: Request, *, spool: Spool, max_bytes: int, name: str
                 parser.write(chunk)
                 foreign += len(chunk) - len(form.data)
                 if foreign > _FORM_OVERHEAD:
-                    raise too_large(max_bytes)
+                    raise TooLarge(
+                        f"the form has more than {_FORM_OVERHEAD} bytes beside the field {name!r}; send the file alone"
+                    )
                 await draft.write(form.take())
             parser.finalize()
         except ClientDisconnect:

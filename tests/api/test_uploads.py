@@ -92,6 +92,16 @@ async def test_what_cannot_be_taken_is_refused_and_leaves_nothing(
     await emptied(spool, tmp_path)
 
 
+async def test_too_much_beside_the_file_is_refused_by_its_own_limit(spool: Spool, tmp_path: Path) -> None:
+    for pieces in (
+        [HEAD % b"other", *[bytes(65_536)] * 2, b"\r\n", FORM, bytes(10), END],
+        [FORM, bytes(10), END, *[bytes(65_536)] * 2],
+    ):
+        with pytest.raises(TooLarge, match="more than 65536 bytes beside the field 'file'; send the file alone"):
+            await read(spool, *pieces)
+    await emptied(spool, tmp_path)
+
+
 async def test_a_client_that_hangs_up_is_gone_and_so_is_its_file(spool: Spool, tmp_path: Path) -> None:
     with pytest.raises(ClientGone):
         await read(spool, FORM, *[bytes(65_536)] * 40, ended=False)
@@ -105,6 +115,12 @@ async def test_what_cannot_fit_is_refused_before_it_is_read(spool: Spool) -> Non
         assert caught.value.retry_after_s
         with await read(spool, FORM, bytes(1000), END) as small:
             assert small.size == 1000
+
+
+async def test_what_can_never_fit_the_spool_is_not_told_to_come_back(spool: Spool) -> None:
+    with pytest.raises(TooLarge, match="6291457 bytes or more, and the disk may hold 6291456 of") as caught:
+        await read(spool, content_length=str(6 * MIB + 1 + 2**16), max_bytes=64 * MIB)
+    assert caught.value.retry_after_s is None
 
 
 async def test_a_clients_faults_do_not_fill_the_log(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:

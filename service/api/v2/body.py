@@ -14,6 +14,8 @@ from service.errors import ClientGone, Malformed, TooLarge, UnsupportedMedia
 # Of gzip and of zlib, which HTTP calls deflate: told apart by their first bytes.
 _EITHER = 32 + zlib.MAX_WBITS
 _STRETCH = 2**20
+# Each costs a thread its turn, however little is in it. A body that was compressed in parts has a few.
+_MAX_MEMBERS = 16
 
 
 async def read_body(request: Request, *, max_bytes: int, hold: Callable[[int], None]) -> bytearray:
@@ -40,23 +42,30 @@ async def read_body(request: Request, *, max_bytes: int, hold: Callable[[int], N
 
 async def _inflated(body: bytearray, *, max_bytes: int, hold: Callable[[int], None]) -> bytearray:
     """A stretch at a time, each in a thread: a few bytes may stand for gigabytes."""
-    found, rest = bytearray(), bytes(body)
-    while rest:  # gzip files may stand one after the other
+    # A view, cut into stretches: zlib copies whatever it was given and did not use.
+    found, view, at = bytearray(), memoryview(body), 0
+    members = 0
+    while at < len(view):  # gzip files may stand one after the other
+        members += 1
+        if members > _MAX_MEMBERS:
+            raise Malformed(
+                f"the compressed body has more than the {_MAX_MEMBERS} members allowed; compress it as one, at once"
+            )
         inflater = zlib.decompressobj(_EITHER)
         while not inflater.eof:
+            given = view[at : at + _STRETCH]
             try:
-                piece = await asyncio.to_thread(inflater.decompress, rest, _STRETCH)
+                piece = await asyncio.to_thread(inflater.decompress, given, _STRETCH)
             except zlib.error as error:
                 raise Malformed(
                     f"the body is not what Content-Encoding says ({error}); send gzip, or zlib for deflate"
                 ) from None
-            rest = inflater.unconsumed_tail
-            if not (piece or rest or inflater.eof):
+            at += len(given) - len(inflater.unused_data if inflater.eof else inflater.unconsumed_tail)
+            if not (piece or len(given) or inflater.eof):
                 raise Malformed("the compressed body ends in the middle; send all of it")
             hold(len(piece))
             found += piece
             _refuse_if_larger(len(found), max_bytes)
-        rest = inflater.unused_data
     return found
 
 

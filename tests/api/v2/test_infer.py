@@ -120,8 +120,9 @@ def test_compressed_bodies_are_read_by_what_they_are(served, compress) -> None:
         (gzip.compress(b"{}") + b"junk", "gzip", 400, "malformed", "not what Content-Encoding says"),
         (gzip.compress(bytes(2**30)), "gzip", 413, "file_too_large", "more than the 1048576 bytes allowed"),
         (zlib.compress(bytes(2**30)), "deflate", 413, "file_too_large", "MAREY_MAX_UPLOAD_BYTES"),
+        (gzip.compress(b"") * 50_000, "gzip", 400, "malformed", "more than the 16 members allowed"),
     ],
-    ids=["unknown", "none", "cut", "junk", "bomb", "deflated bomb"],
+    ids=["unknown", "none", "cut", "junk", "bomb", "deflated bomb", "members"],
 )
 def test_broken_and_bloated_bodies_are_refused(
     served, body: bytes, coding: str, status: int, code: str, saying: str
