@@ -27,7 +27,7 @@ Reason = Literal["requests", "rows", "bytes", "wait"]
 _RECENT = 0.1
 # What is known of the work ahead are means: measured at three times the capacity, 99 of 100 requests were answered in time only
 # where those stayed this far below what a request may wait.
-_SPREAD = 1.25
+_SPREAD = 1.45
 
 
 class Admission:
