@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -199,7 +200,7 @@ def _watch(
     query: dict[str, Any],
     as_json: bool,
 ) -> int:
-    from service.watch import at, in_process, watch  # noqa: PLC0415
+    from service.watch import Unread, at, in_process, watch  # noqa: PLC0415
 
     label, answers, dropped = "", 0, 0
 
@@ -214,7 +215,13 @@ def _watch(
         sys.stdout.flush()
 
     service = in_process(settings()) if url is None else at(url, key=key)
-    asyncio.run(watch(source, service, query=query, say=say, note=lambda text: click.echo(text, err=True)))
+    try:
+        asyncio.run(watch(source, service, query=query, say=say, note=lambda text: click.echo(text, err=True)))
+    except Unread:
+        # What is still in the buffer goes nowhere: Python would complain at its end that it could not be written.
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return 0
     lost = f", {dropped} frames dropped" if dropped else ""
     click.echo(f"{answers} answers{lost}", err=True)
     return 0

@@ -48,6 +48,10 @@ class Broken(Exception):
     """The stream has ended, and can be opened anew."""
 
 
+class Unread(Exception):
+    """Whoever read the answers has read enough, as `head` does. No OSError: those are the service's here."""
+
+
 @asynccontextmanager
 async def at(url: str, *, key: str | None) -> AsyncIterator[Open]:
     """Opens streams of the service at `url`."""
@@ -99,7 +103,7 @@ async def watch(
 ) -> None:
     """Tell `say` each answer, and `note` what else is worth a sentence, until the source ends, or SIGINT or SIGTERM comes.
 
-    Raises MareyError where it cannot begin, or cannot go on.
+    Raises MareyError where it cannot begin, or cannot go on, and Unread where `say` meets a closed pipe.
     """
     loop, told = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -189,13 +193,16 @@ class _Watch:
             raise Broken(f"no service answers ({error}); start one with marey serve") from None
 
     async def _hear(self, stream: ClientConnection) -> None:
-        """Until the service closes the stream: returns where all was sent. Raises Broken or MareyError."""
+        """Until the service closes the stream: returns where all was sent. Raises Broken, Unread or MareyError."""
         try:
             while True:
                 message = json.loads(await stream.recv())
                 if message["type"] == "prediction":
                     self._answered, self._pause, self._problem = True, 0, ""
-                    self._say(message)
+                    try:
+                        self._say(message)
+                    except BrokenPipeError:
+                        raise Unread from None
                 elif message["type"] == "problem" and message["problem"]["detail"] != self._problem:
                     self._problem = message["problem"]["detail"]
                     self._note(self._problem)

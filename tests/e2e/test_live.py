@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +181,30 @@ def test_a_stream_on_stdin_is_classified_to_its_end(served, tmp_path) -> None:
             assert done.returncode == 0, done.stderr
             assert [words.split()[-1] for words in done.stdout.splitlines()] == ["red", "blue"]
             assert "12 answers" in done.stderr
+
+
+def test_whoever_has_read_enough_ends_it_quietly(served, tmp_path) -> None:
+    path = tmp_path / "made.ts"
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 20, (64, 48))
+    for number in range(120):
+        writer.write(np.full((48, 64, 3), number, np.uint8))
+    writer.release()
+    video = path.read_bytes()
+    command = [sys.executable, "-m", "service", "classify", "-", "--url", served.url, "--json"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(video[: len(video) // 2])
+        process.stdin.flush()
+        assert process.stdout.readline()
+        process.stdout.close()  # as head does
+        with suppress(BrokenPipeError):
+            process.stdin.write(video[len(video) // 2 :])
+            process.stdin.close()
+        said = process.stderr.read().decode()
+        assert process.wait(60) == 0, said
+    assert len(said.splitlines()) == 1, said  # who watches what
+    assert "no service" not in said
+    assert "rror" not in said
