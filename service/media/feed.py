@@ -16,7 +16,6 @@ import io
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -39,11 +38,11 @@ _HEAD = 3 * 192
 
 
 class Pipe(Source):
-    """The reading end of a pipe, as a source that is read once."""
+    """The reading end of a pipe, which it takes over, as a source that is read once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, fd: int) -> None:
         super().__init__(b"")
-        self._fd = os.open(path, os.O_RDONLY)
+        self._fd = fd
         self._first = b""
 
     def __enter__(self) -> Self:
@@ -94,14 +93,13 @@ class _Forward(io.BufferedIOBase):
 
 
 def decode_feed(
-    path: Path, *, container: Container, spec: Input, spacing_s: float, limits: Limits
-) -> Iterator[Due[Fresh] | None]:
-    """What comes through the pipe at `path` until it ends; None first, once it is open.
+    fd: int, *, container: Container, spec: Input, spacing_s: float, limits: Limits
+) -> Iterator[Due[Fresh]]:
+    """What comes through the pipe `fd` until it ends; `fd` is then closed.
 
     Raises UnsupportedMedia, UnsupportedCodec (named), TooManyPixels, DecodeFailed, DecodeLimit.
     """
-    with Pipe(path) as source:
-        yield None
+    with Pipe(fd) as source:
         found = video_container(source.head())
         if found != CONTAINERS[container]:
             raise UnsupportedMedia(

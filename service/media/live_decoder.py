@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from service.bundle.manifest import Input
 from service.errors import DecodeFailed
@@ -27,14 +24,18 @@ class LiveDecoder:
     def __init__(self, *, limits: Limits, memory_bytes: int, cpu_s: float) -> None:
         """`cpu_s`: processor time from one frame of the grid to the next."""
         self._limits = limits
-        self._folder = Path(tempfile.mkdtemp(prefix="marey-stream-"))
-        os.mkfifo(path := self._folder / "pipe", 0o600)
-        self._path = path
-        # Both ways, so that it opens before the worker is there; the worker sees the end once this is closed, but only if it has
-        # opened the pipe before: else all that was written would be gone.
-        self._fd: int | None = os.open(path, os.O_RDWR | os.O_NONBLOCK)
-        self._opened = self._finished = False
-        self._worker: Worker = spawn(memory_bytes=memory_bytes, cpu_s=cpu_s)
+        # Inherited by the worker, and without a name: whatever ends the service, nothing of it stays on a disk.
+        self._theirs, ours = os.pipe()
+        try:
+            os.set_blocking(ours, False)
+            self._worker: Worker = spawn(memory_bytes=memory_bytes, cpu_s=cpu_s, pass_fds=(self._theirs,))
+        except BaseException:
+            os.close(ours)
+            raise
+        finally:
+            # The worker's alone from here on, so that a write tells when nobody reads any more.
+            os.close(self._theirs)
+        self._fd: int | None = ours
 
     async def frames(self, *, container: Container, spec: Input, spacing_s: float) -> AsyncIterator[Due[Fresh]]:
         """The frames of the grid, until the stream ends. Raises as `decode_feed`, and DecodeFailed where the worker dies."""
@@ -42,15 +43,9 @@ class LiveDecoder:
         call = {"container": container, "spec": spec, "spacing_s": spacing_s, "limits": self._limits}
         try:
             await worker.receive()  # READY: it has imported everything
-            await worker.send((feed, (self._path,), call))
+            await worker.send((feed, (self._theirs,), call))
             while (answer := await worker.receive())[0] == "thing":
-                if answer[1] is None:
-                    self._opened = True
-                    if self._finished:
-                        self._shut()
-                    await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
-                else:
-                    yield answer[1]
+                yield answer[1]
         except Gone:
             raise await epitaph(worker.process) from None
         kind, value = answer
@@ -62,11 +57,13 @@ class LiveDecoder:
             )
 
     async def write(self, data: bytes) -> None:
-        """Hand on what came; waits while the decoder is behind. After `finish` nothing is taken."""
+        """Hand on what came; waits while the decoder is behind. After `finish`, or its end, nothing is taken."""
         loop, left = asyncio.get_running_loop(), memoryview(data)
-        while left and self._fd is not None and not self._finished:
+        while left and self._fd is not None:
             try:
                 left = left[os.write(self._fd, left) :]
+            except BrokenPipeError:  # `frames` says why
+                return
             except BlockingIOError:
                 writable: asyncio.Future[None] = loop.create_future()
                 loop.add_writer(self._fd, _resolve, writable)
@@ -77,16 +74,13 @@ class LiveDecoder:
 
     def finish(self) -> None:
         """Nothing more will come: the decoder gives what it still has, and ends."""
-        self._finished = True
-        if self._opened:
-            self._shut()
+        self._shut()
 
     async def close(self) -> None:
         """End the worker, and wait until it is gone."""
         self._worker.kill()
         self._shut()
         await asyncio.to_thread(self._worker.process.wait)
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     def _shut(self) -> None:
         if self._fd is not None:

@@ -114,20 +114,27 @@ class Worker:
             sent = max(0, sent - part.nbytes)
 
 
-def spawn(*, memory_bytes: int, cpu_s: float) -> Worker:
-    """Start a worker; it says READY once it has imported everything. It dies with the thread that calls this."""
+def spawn(*, memory_bytes: int, cpu_s: float, pass_fds: tuple[int, ...] = ()) -> Worker:
+    """Start a worker; it says READY once it has imported everything. It dies with the thread that calls this.
+
+    `pass_fds` are open in it under the same numbers; the caller's own stay the caller's to close.
+    """
     ours, theirs = socket.socketpair()
     ours.setblocking(False)  # noqa: FBT003 - positional only
     with theirs:
         arguments = (json.dumps(sys.path), theirs.fileno(), os.getpid(), memory_bytes, cpu_s)
-        process = subprocess.Popen(  # noqa: S603 - our own program, no shell
-            [sys.executable, "-c", _PROGRAM, *map(str, arguments)],
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            env=os.environ | _ENVIRONMENT,
-            # Out of the terminal's reach from its first instruction on: Ctrl-C is for the parent.
-            process_group=0,
-        )
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own program, no shell
+                [sys.executable, "-c", _PROGRAM, *map(str, arguments)],
+                pass_fds=(theirs.fileno(), *pass_fds),
+                stdin=subprocess.DEVNULL,
+                env=os.environ | _ENVIRONMENT,
+                # Out of the terminal's reach from its first instruction on: Ctrl-C is for the parent.
+                process_group=0,
+            )
+        except BaseException:  # no process to be had: the socket must not stay
+            ours.close()
+            raise
     return Worker(process, ours)
 
 

@@ -72,13 +72,11 @@ def frames(
     return decode_stretches(source, spec=spec, plan=plan, limits=limits, cpu_s=cpu_s)
 
 
-def feed(
-    path: Path, *, container: Container, spec: Input, spacing_s: float, limits: Limits
-) -> Iterator[Due[Fresh] | None]:
+def feed(fd: int, *, container: Container, spec: Input, spacing_s: float, limits: Limits) -> Iterator[Due[Fresh]]:
     """`decode_feed`, likewise."""
     from service.media.feed import decode_feed  # noqa: PLC0415
 
-    return decode_feed(path, container=container, spec=spec, spacing_s=spacing_s, limits=limits)
+    return decode_feed(fd, container=container, spec=spec, spacing_s=spacing_s, limits=limits)
 
 
 def shots(source: str, *, spacing_s: float) -> Iterator[Shot]:
