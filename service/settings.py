@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,9 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.engine.base import Choice
+
+# As in the header Origin: of web pages, and of extensions, whose schemes have a hyphen.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
 
 EngineName = Literal["auto", "tensorrt", "openvino", "onnxruntime"]
 
@@ -121,6 +125,19 @@ class Settings(BaseSettings):
         engine = info.data.get("engine")
         if value and engine not in ("auto", "tensorrt"):
             raise ValueError(f"these are GPUs, which the engine {engine} does not use; leave one of the two out")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_as_browsers_say_them(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin not in ("*", "null") and not _ORIGIN.fullmatch(
+                origin
+            ):  # it would be compared as text, and never match
+                raise ValueError(
+                    f"{origin!r} is no origin that a site has; write scheme and host in small letters, without a path, "
+                    "such as https://app.example or http://localhost:3000"
+                )
         return value
 
     @field_validator("log_level", mode="before")

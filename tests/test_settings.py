@@ -40,3 +40,23 @@ def test_a_bad_variable_is_named_as_the_variable_and_a_bad_flag_as_the_flag(monk
     variable = CliRunner().invoke(main, ["serve"])
     assert variable.exit_code == 2
     assert "MAREY_DRAIN_S = 'inf'" in variable.stderr
+
+
+@pytest.mark.parametrize("value", ["ok.example", "https://ok.example/", "https://OK.example", "://ok.example"])
+def test_an_origin_that_no_browser_sends_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("MAREY_CORS_ORIGINS", f"https://fine.example,{value}")
+    with pytest.raises(ValidationError, match=f"'{value}' is no origin that a site has; write scheme and host"):
+        Settings()
+
+
+def test_origins_are_taken_with_ports_and_of_extensions_and_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    origins = (
+        "https://ok.example",
+        "http://localhost:3000",
+        "http://[::1]:8000",
+        "chrome-extension://abcdef",
+        "*",
+        "null",
+    )
+    monkeypatch.setenv("MAREY_CORS_ORIGINS", ", ".join(origins))
+    assert Settings().cors_origins == origins
