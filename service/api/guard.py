@@ -47,7 +47,17 @@ _OPEN = frozenset(
     }
 )
 _OPEN_FOLDER = "/static/"
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+_FORWARDED = (
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "x-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "via",
+)
 # The name or address in a Host header, without its port.
 _NAMED = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::\d*)?")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -93,9 +103,8 @@ class Guard:
         wait = self._rates.take(caller, rate=rate)
         if wait > 0:
             whom = caller if self._keys else f"address {caller}"
-            raise RateLimited(
-                f"the {whom} asks too often; retry in {wait:.1f} s, and then less often", retry_after_s=wait
-            )
+            later = f"in {wait:.1f} s" if wait >= 0.1 else "in less than 0.1 s"
+            raise RateLimited(f"the {whom} asks too often; retry {later}, and then less often", retry_after_s=wait)
 
     @staticmethod
     def _key_of(scope: Scope, headers: Headers, keys: Keys) -> Key:

@@ -26,9 +26,17 @@ from service.settings import Settings
 from service.telemetry import Telemetry
 
 
-def app_with(*, path: Path | None = None, rate: float | None = None, origins: tuple[str, ...] = ()) -> FastAPI:
+def app_with(
+    *,
+    path: Path | None = None,
+    rate: float | None = None,
+    rates: Rates | None = None,
+    origins: tuple[str, ...] = (),
+) -> FastAPI:
     app = FastAPI(openapi_url=None)
-    app.add_middleware(Guard, keys=Keys(path) if path else None, rates=Rates(rate), origins=origins)
+    app.add_middleware(
+        Guard, keys=Keys(path) if path else None, rates=Rates(rate) if rates is None else rates, origins=origins
+    )
     app.add_middleware(Observe, observer=Telemetry().request)
     problems.install(app, routes=())
 
@@ -105,6 +113,11 @@ async def test_a_user_may_not_do_what_admins_may(path: Path) -> None:
         ("127.0.0.1", "localhost.evil.example", {}, False),
         ("127.0.0.1", "127.0.0.1", {"x-forwarded-for": "127.0.0.1"}, False),
         ("127.0.0.1", "127.0.0.1", {"forwarded": "for=192.0.2.7"}, False),
+        ("127.0.0.1", "127.0.0.1", {"x-forwarded-host": "marey.example"}, False),
+        ("127.0.0.1", "127.0.0.1", {"x-forwarded-proto": "https"}, False),
+        ("127.0.0.1", "127.0.0.1", {"cf-connecting-ip": "192.0.2.7"}, False),
+        ("127.0.0.1", "127.0.0.1", {"true-client-ip": "192.0.2.7"}, False),
+        ("127.0.0.1", "127.0.0.1", {"x-client-ip": "192.0.2.7"}, False),
         ("192.0.2.7", "127.0.0.1", {"x-forwarded-for": "127.0.0.1"}, False),
         ("127.0.0.1", "127.0.0.1:8000", {"origin": "http://127.0.0.1:8000"}, True),
         ("127.0.0.1", "127.0.0.1:8000", {"origin": "http://evil.example"}, False),
@@ -151,6 +164,13 @@ async def test_each_key_has_its_own_bucket_and_may_have_its_own_rate(path: Path)
         assert "key slow" in refused.json()["detail"]
         codes = [(await client.get("/models", headers=bearer(quick))).status_code for _ in range(5)]
         assert codes[:4] == [200, 200, 200, 429]
+
+
+async def test_a_short_wait_is_not_told_as_none() -> None:
+    async with client_of(app_with(rates=Rates(40, clock=lambda: 0.0))) as client:
+        answers = [await client.get("/models") for _ in range(41)]
+    assert [answer.status_code for answer in answers] == [200] * 40 + [429]
+    assert "asks too often; retry in less than 0.1 s, and then less often" in answers[-1].json()["detail"]
 
 
 async def test_without_keys_addresses_are_told_apart_and_an_ipv6_network_is_one() -> None:
