@@ -108,9 +108,8 @@ async def _infer(
 
 
 def _too_late(limit_s: float) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"no answer within {limit_s * 1000:g} ms; raise timeout_ms, or the parameter timeout, or send fewer rows"
-    )
+    limit = f"{limit_s * 1e3:g} ms" if limit_s >= 1e-3 else f"{limit_s * 1e6:.0f} µs"
+    return DeadlineExceeded(f"no answer within {limit}; raise timeout_ms, or the parameter timeout, or send fewer rows")
 
 
 def statistics_of(request: Request) -> Statistics:

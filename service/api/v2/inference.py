@@ -91,7 +91,7 @@ def _input(inputs: object, data: memoryview, network: Network, max_rows: int) ->
         raise Malformed(f'the JSON has no list "inputs" of objects; send one with {spec.name!r}')
     names = [each.get("name") for each in inputs]
     if names != [spec.name]:
-        shown = ", ".join(repr(name)[:60] for name in names[:5]) or "none"
+        shown = ", ".join("without a name" if name is None else repr(name)[:60] for name in names[:5]) or "none"
         raise InvalidParameter(f"the inputs are {shown}; {network.name!r} takes one, {spec.name!r}")
     said = inputs[0]
     parameters = _parameters(said, f"input {spec.name!r}")

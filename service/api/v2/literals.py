@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ _KEY = re.compile(rb'"data"\s*:\s*\[')
 # Tensors are read in row-major order, nested or flat.
 _FLAT = bytes.maketrans(b"[]", b"  ")
 _OF_NUMBERS = b"0123456789+-.eE, \t\r\n"
+_FOREIGN = re.compile(b"[^%b]" % re.escape(_OF_NUMBERS))
+_APART = re.compile(rb"[, \t\r\n]")
 _RANGES = {"UINT8": (0, 255)}
 
 
@@ -80,6 +83,8 @@ def parse(body: bytes | bytearray) -> Any:
     try:
         found = json.loads(rest.decode(), object_hook=inserted)
     except (ValueError, RecursionError) as error:
+        if _is_too_long(error):
+            raise Malformed(f"the JSON has {_too_long()}; send shorter ones") from None
         reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)[:200]
         raise Malformed(
             f"the body is not JSON ({reason}); where binary tensors follow the JSON, say its length in the header "
@@ -127,13 +132,16 @@ def _depth(text: bytes, before: int, *, last: bool, name: str) -> int:
 
 
 def _values(text: bytes, datatype: str, name: str) -> NDArray[np.generic]:
-    foreign = text.translate(None, _OF_NUMBERS)
-    if foreign:
-        shown = foreign[:20].decode(errors="replace")
+    if text.translate(None, _OF_NUMBERS) and (foreign := _FOREIGN.search(text)):  # the search is slow
+        at = foreign.start()
+        before, after = _APART.split(text[max(0, at - 20) : at])[-1], _APART.split(text[at : at + 20])[0]
+        shown = (before + after).decode(errors="replace")
         raise Malformed(f"the data of {name!r} has {shown!r} among its numbers; send numbers only")
     try:
         values = np.array(json.loads(b"[%b]" % text))
     except ValueError as error:
+        if _is_too_long(error):
+            raise InvalidParameter(f"the data of {name!r} has {_too_long()}; send numbers of {datatype}") from None
         raise Malformed(f"the data of {name!r} is not JSON: {str(error)[:100]}") from None
     if not len(values):
         raise Malformed(f"the data of {name!r} is empty, or ends with a comma; send its numbers")
@@ -149,6 +157,15 @@ def _values(text: bytes, datatype: str, name: str) -> NDArray[np.generic]:
             f"the data of {name!r} has a number that is no {datatype}; send integers from {low} to {high}"
         )
     return values
+
+
+def _is_too_long(error: ValueError | RecursionError) -> bool:
+    """Whether it is Python's own refusal of an integer: all that it says on that is how to set Python up."""
+    return type(error) is ValueError
+
+
+def _too_long() -> str:
+    return f"an integer of more than {sys.get_int_max_str_digits()} digits"
 
 
 def _miscounted(name: str, than: str, count: int) -> str:

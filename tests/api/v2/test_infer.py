@@ -166,6 +166,7 @@ def test_what_is_no_request_is_malformed(served, body: bytes, saying: str) -> No
     ("said", "saying"),
     [
         ({"inputs": []}, "the inputs are none; 'color' takes one, 'clips'"),
+        ({"inputs": [{}]}, "the inputs are without a name; 'color' takes one, 'clips'"),
         ({"inputs": asking()["inputs"] * 2}, "the inputs are 'clips', 'clips'; 'color' takes one"),
         (asking(name=["clips"]), "takes one, 'clips'"),
         (asking(datatype="INT8"), "datatype 'INT8'; send UINT8: pixels"),
@@ -266,7 +267,7 @@ def test_deadline_and_priority_may_stand_beside_the_body(served) -> None:
         response = served.client.post("/v2/models/color/infer", params=query, headers=headers, json=asking())
         assert response.status_code == 200
     late = served.client.post("/v2/models/color/infer", json={**asking(), "parameters": {"timeout": 1}})
-    refused(late, 504, "deadline_exceeded", "raise timeout_ms")
+    refused(late, 504, "deadline_exceeded", "no answer within 1 µs; raise timeout_ms")
 
 
 def test_other_errors_do_not_carry_the_member_of_this_protocol(served) -> None:

@@ -91,6 +91,32 @@ def test_what_is_not_json_is_refused(text: str) -> None:
         numbers(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("[1,true,2,3]", "true"),
+        ("[true,false,true]", "true"),
+        ("[1,2, false]", "false"),
+        ("[1,0x4,2]", "0x4"),
+        ("[1,1e5x,2]", "1e5x"),
+        ("[1,NaN]", "NaN"),
+        ("[1,%s]" % ("t" * 200_000), "t" * 20),
+    ],
+    ids=["true", "first", "false", "hex", "exponent", "nan", "long"],
+)
+def test_what_is_no_number_is_named_as_it_was_written_and_once(text: str, shown: str) -> None:
+    with pytest.raises(Malformed, match=f"the data of 'x' has '{shown}' among its numbers; send numbers only"):
+        numbers(text)
+
+
+def test_an_integer_that_python_would_not_read_is_refused_without_pythons_advice() -> None:
+    long = "9" * 5000
+    with pytest.raises(InvalidParameter, match=r"has an integer of more than 4300 digits; send numbers of UINT8$"):
+        numbers(f"[1,2,3,{long}]")
+    with pytest.raises(Malformed, match=r"the JSON has an integer of more than 4300 digits; send shorter ones$"):
+        parse(b'{"id": %s}' % long.encode())
+
+
 def test_a_comma_at_the_end_of_a_long_array_is_refused() -> None:
     with pytest.raises(Malformed):
         numbers("[" + "1," * 2**17 + "]", count=2**17)
