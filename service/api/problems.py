@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -100,10 +101,7 @@ def _allowed(routes: Sequence[BaseRoute], request: Request) -> str:
 
 async def _validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    faults = [
-        f"{'.'.join(str(part) for part in fault['loc'][1:])} = {fault.get('input')!r}: {fault['msg']}"
-        for fault in error.errors()
-    ]
+    faults = [_sentence(fault) for fault in error.errors()]
     return problem(
         request,
         status=InvalidParameter.status,
@@ -111,6 +109,17 @@ async def _validation(request: Request, error: Exception) -> JSONResponse:
         title=InvalidParameter.title,
         detail="; ".join(faults),
     )
+
+
+def _sentence(fault: Mapping[str, Any]) -> str:
+    """What is wrong with which value: of the body as a whole, where no part of it is named."""
+    place, given = fault["loc"], fault.get("input")
+    if fault["type"] == "json_invalid":
+        return f"the body is no JSON ({fault['ctx']['error']} at character {place[1]}); send JSON"
+    if place == ("body",):
+        what = "the body is missing" if given is None else f"the body = {given!r}"
+        return f"{what}: {fault['msg']}"
+    return f"{'.'.join(str(part) for part in place[1:])} = {given!r}: {fault['msg']}"
 
 
 class Unexpected:

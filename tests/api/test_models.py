@@ -212,6 +212,24 @@ def test_only_admins_change_what_is_served(several, make_picture: Make) -> None:
     assert several.post("/classify/image", make_picture("red")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("body", "saying"),
+    [
+        ("x", "the body is no JSON (Expecting value at character 0); send JSON"),
+        ('{"1.9": ', "the body is no JSON (Expecting value at character 8)"),
+        ("[]", "the body = []: Input should be a valid dictionary"),
+        ("", "the body is missing: Field required"),
+        ('{"1.9": "x"}', "1.9 = 'x': Input should be a valid number"),
+    ],
+)
+def test_weights_that_are_none_are_called_what_they_are(several, body: str, saying: str) -> None:
+    answer = several.client.put(
+        "/models/color/weights", content=body.encode(), headers={"content-type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
+    assert answer.json()["detail"].startswith(saying)
+
+
 def test_weights_of_the_settings_are_used_from_the_start(serve, folder: Path, make_picture: Make) -> None:
     arguments = (str(folder / "v9"), str(folder / "v10"))
     with serve(*arguments, MAREY_WEIGHTS="color:1.9=1", MAREY_DECODE_WORKERS="1") as running:
