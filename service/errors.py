@@ -9,6 +9,7 @@
     │   ├── NotAllowed            the key may not do this
     │   ├── UnknownModel          no such bundle is loaded, or not for this task
     │   ├── UnknownJob            no such job, or no longer
+    │   ├── TooSlow               the body comes too slowly, or not at all
     │   ├── JobConflict           the job is not in a state that allows this
     │   ├── TooLarge              more bytes than allowed
     │   │   ├── TooManyPixels     … more pixels, by the header, before anything is decoded
@@ -21,6 +22,7 @@
     │   │   └── UrlFailed         … or one that gives no file
     │   ├── DecodeFailed          the media broke while it was decoded
     │   │   └── DecodeLimit       … or took more time or memory than one upload may
+    │   ├── HeadersTooLarge       more headers than allowed, before there is a request
     │   └── ClientGone            the client hung up: nobody reads this
     ├── ServiceError              the service's state; the same request may succeed later
     │   ├── Overloaded            the queue is full, or waiting would take too long
@@ -91,6 +93,10 @@ class UnknownJob(RequestError):
     status, code, title = 404, "unknown_job", "Unknown job"
 
 
+class TooSlow(RequestError):
+    status, code, title = 408, "too_slow", "Too slow"
+
+
 class JobConflict(RequestError):
     status, code, title = 409, "job_conflict", "Job in another state"
 
@@ -137,6 +143,10 @@ class DecodeFailed(RequestError):
 
 class DecodeLimit(DecodeFailed):
     code, title = "decode_limit", "Decoding limit reached"
+
+
+class HeadersTooLarge(RequestError):
+    status, code, title = 431, "headers_too_large", "Headers too large"
 
 
 class ClientGone(RequestError):

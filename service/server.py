@@ -15,6 +15,7 @@ from service.api.app import create_app
 from service.api.state import State
 from service.api.stream import max_message_bytes
 from service.errors import DeviceLost
+from service.http import Http
 from service.logs import tell
 from service.predictor import Predictor
 from service.settings import Settings
@@ -83,7 +84,7 @@ def run(settings: Settings) -> int:
         app,
         host=settings.host,
         port=settings.port,
-        http="httptools",
+        http=Http,
         loop="uvloop",
         # Of the package that our own client takes, without its deprecated half: reads one message at a time, waits for slow readers.
         ws="websockets-sansio",

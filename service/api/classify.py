@@ -31,7 +31,7 @@ from service.traces import stage
 
 router = APIRouter(prefix="/classify", tags=["classify"])
 
-_PROBLEMS = refusals(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504, 507)
+_PROBLEMS = refusals(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504, 507)
 
 
 def _in_the_loop(values: type) -> Callable[..., Awaitable[Any]]:

@@ -67,7 +67,7 @@ class Wishes:
     "",
     status_code=202,
     openapi_extra=BODY,
-    responses=refusals(400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504, 507),
+    responses=refusals(400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504, 507),
 )
 async def post(request: Request, response: Response, wishes: Annotated[Wishes, Depends()], state: StateOf) -> JobAnswer:
     """Take in a video, at most MAREY_MAX_JOB_BYTES; it is looked at window by window, when there is time.

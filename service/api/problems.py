@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http
 import logging
 import math
@@ -17,7 +18,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import EngineError, InvalidParameter, MareyError, MissingKey
+from service.errors import Draining, EngineError, InvalidParameter, MareyError, MissingKey, TooSlow
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ def refusal(request: HTTPConnection, error: MareyError) -> JSONResponse:
     headers = {}
     if isinstance(error, MissingKey):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, TooSlow):
+        headers["Connection"] = "close"  # or the server would wait for the rest of the body
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return problem(
@@ -125,6 +128,8 @@ def _sentence(fault: Mapping[str, Any]) -> str:
 class Unexpected:
     """ASGI middleware: what nobody foresaw is a problem of status 500, and its trace is in the log.
 
+    So is the end of the server's patience while it drains, when it cancels what still runs: a problem of status 503, without a trace.
+
     FastAPI's own handler for it stands outside all middleware, so that its answer would have neither id nor headers.
     """
 
@@ -144,6 +149,15 @@ class Unexpected:
 
         try:
             await self._app(scope, receive, send_and_note)
+        except asyncio.CancelledError:
+            if scope["app"].state.marey.phase != "draining":
+                raise
+            if not started:  # else the server closes the connection
+                late = Draining(
+                    "the service is stopping and could not wait for this answer; send the request to another instance",
+                    retry_after_s=1,
+                )
+                await refusal(Request(scope), late)(scope, receive, send)
         except Exception:
             if started:  # the server closes the connection: that is all that can still be said
                 raise

@@ -19,7 +19,7 @@ router = APIRouter(
     prefix="/v2/repository",
     tags=["model repository"],
     dependencies=[Depends(require_admin)],
-    responses=refusals(400, 401, 403, 404, 413, 422, 429, 500, 503),
+    responses=refusals(400, 401, 403, 404, 408, 413, 422, 429, 500, 503),
 )
 
 

@@ -6,24 +6,21 @@ import json
 from typing import Any
 
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
-from service.errors import ClientGone, Malformed, TooLarge
+from service.api.arrival import arriving
+from service.errors import Malformed, TooLarge
 
 
 async def read_object(request: Request, *, max_bytes: int, remedy: str) -> dict[str, Any]:
     """The object that the body holds, whatever its content type; an empty body holds none, {}.
 
-    Raises Malformed, with `remedy` at its end, TooLarge or ClientGone.
+    Raises Malformed, with `remedy` at its end, TooLarge, TooSlow or ClientGone.
     """
     body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > max_bytes:
-                raise TooLarge(f"the JSON has more than the {max_bytes} bytes allowed here; {remedy}")
-    except ClientDisconnect:
-        raise ClientGone("the client hung up before the body was complete") from None
+    async for chunk in arriving(request):
+        body += chunk
+        if len(body) > max_bytes:
+            raise TooLarge(f"the JSON has more than the {max_bytes} bytes allowed here; {remedy}")
     if not body.strip():
         return {}
     try:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect
 
-from service.errors import ClientGone, EmptyFile, Malformed, MissingFile, TooLarge
+from service.api.arrival import arriving
+from service.errors import EmptyFile, Malformed, MissingFile, TooLarge
 from service.spool import Spool, Upload, too_large
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class _Form:
 
 
 async def read_file(request: Request, *, spool: Spool, max_bytes: int, name: str = "file") -> Upload:
-    """The form field `name`, to be closed by the caller. Raises Malformed, MissingFile, EmptyFile, TooLarge, SpoolFull, ClientGone.
+    """The form field `name`, to be closed by the caller. Raises Malformed, MissingFile, EmptyFile, TooLarge, SpoolFull, TooSlow, ClientGone.
 
     A refusal does not close the connection: the server discards what the client still sends, so that the client can read
     the answer.
@@ -103,7 +103,7 @@ async def read_file(request: Request, *, spool: Spool, max_bytes: int, name: str
         try:
             parser = MultipartParser(boundary, form.callbacks())
             foreign = 0
-            async for chunk in request.stream():
+            async for chunk in arriving(request):
                 parser.write(chunk)
                 foreign += len(chunk) - len(form.data)
                 if foreign > _FORM_OVERHEAD:
@@ -112,8 +112,6 @@ async def read_file(request: Request, *, spool: Spool, max_bytes: int, name: str
                     )
                 await draft.write(form.take())
             parser.finalize()
-        except ClientDisconnect:
-            raise ClientGone("the client hung up before the upload was complete") from None
         except FormParserError as error:
             raise Malformed(f"the multipart body is broken ({error}); {_REMEDY}") from None
         if name not in form.names:

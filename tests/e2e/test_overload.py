@@ -7,6 +7,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,29 @@ def test_a_stop_under_load_answers_every_accepted_request_and_exits_with_zero(
         answers = asyncio.run(stop_in_the_middle())
         assert running.process.wait(timeout=30) == 0
     assert [each.outcome for each in answers] == ["accepted"] * 24, {each.code for each in answers}
+
+
+def test_a_stop_that_cannot_wait_any_longer_sends_its_requests_elsewhere(
+    color_bundle: Any, serve: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The decoders stay held until the service has lost its patience."""
+    picture = made_samples("image").files[0]
+    with serve(str(color_bundle.path), MAREY_DRAIN_S="1") as running, ThreadPoolExecutor() as asking:
+        decoders = psutil.Process(running.process.pid).children()
+        for decoder in decoders:
+            decoder.suspend()
+        answers = [asking.submit(running.post, "/classify/image", picture) for _ in range(2)]
+        until = time.monotonic() + 20
+        while "marey_requests_active 2.0" not in running.client.get("/metrics").text:
+            assert time.monotonic() < until
+        running.process.send_signal(signal.SIGTERM)
+        found = [answer.result() for answer in answers]
+        for decoder in decoders:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                decoder.resume()
+        assert running.process.wait(timeout=30) == 0
+    for each in found:
+        assert (each.status_code, each.json()["code"]) == (503, "draining")
+        assert each.headers["retry-after"] == "1"
+        assert each.json()["request_id"] == each.headers["x-request-id"]
+    assert "Traceback" not in capfd.readouterr().err

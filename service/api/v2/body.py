@@ -7,9 +7,9 @@ import zlib
 from collections.abc import Callable
 
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
-from service.errors import ClientGone, Malformed, TooLarge, UnsupportedMedia
+from service.api.arrival import arriving
+from service.errors import Malformed, TooLarge, UnsupportedMedia
 
 # Of gzip and of zlib, which HTTP calls deflate: told apart by their first bytes.
 _EITHER = 32 + zlib.MAX_WBITS
@@ -21,7 +21,7 @@ _MAX_MEMBERS = 16
 async def read_body(request: Request, *, max_bytes: int, hold: Callable[[int], None]) -> bytearray:
     """The body as it was before it was compressed; `hold` is told of memory before it is taken.
 
-    Raises TooLarge, UnsupportedMedia, Malformed, ClientGone, or what `hold` raises.
+    Raises TooLarge, UnsupportedMedia, Malformed, TooSlow, ClientGone, or what `hold` raises.
     """
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("identity", "gzip", "x-gzip", "deflate"):
@@ -30,13 +30,10 @@ async def read_body(request: Request, *, max_bytes: int, hold: Callable[[int], N
     if length.isdigit():
         _refuse_if_larger(int(length), max_bytes)
     body = bytearray()
-    try:
-        async for chunk in request.stream():
-            hold(len(chunk))
-            body += chunk
-            _refuse_if_larger(len(body), max_bytes)
-    except ClientDisconnect:
-        raise ClientGone("the client hung up before the body was complete") from None
+    async for chunk in arriving(request):
+        hold(len(chunk))
+        body += chunk
+        _refuse_if_larger(len(body), max_bytes)
     return body if coding == "identity" else await _inflated(body, max_bytes=max_bytes, hold=hold)
 
 

@@ -86,7 +86,7 @@ class Refused(Problem):
     error: str = Field(description="The sentence in detail, where clients of the protocol look for it.")
 
 
-PROBLEMS = refusals(400, 404, 413, 415, 422, 429, 500, 503, 504, model=Refused)
+PROBLEMS = refusals(400, 404, 408, 413, 415, 422, 429, 500, 503, 504, model=Refused)
 
 
 class Server(BaseModel):
