@@ -68,6 +68,19 @@ def test_after_a_gap_the_old_frame_is_not_seen_again() -> None:
     assert (due.frame, due.first, due.last) == ("b", 4000, 4000)
 
 
+def test_at_the_end_the_last_frame_is_due_once() -> None:
+    grid: Grid[str] = Grid(0.25)
+    assert grid.end() == []
+    grid.arrive("a", time_s=0)
+    (due,) = grid.arrive("b", time_s=0.25)
+    assert (due.frame, due.first, due.last) == ("a", 0, 0)
+    (due,) = grid.end()
+    assert (due.frame, due.first, due.last) == ("b", 1, 1)
+    assert grid.end() == []
+    grid.arrive("c", time_s=0.5, duration_s=0.25)
+    assert grid.end() == []  # it was due when it came
+
+
 def test_a_clock_that_steps_back_neither_ends_nor_repeats_anything() -> None:
     grid: Grid[int] = Grid(0.25)
     due = [each for number, time_s in enumerate([0, 1, 0.5, 0.7, 1.6]) for each in grid.arrive(number, time_s=time_s)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -11,7 +12,7 @@ from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from service.bundle.manifest import Input
-from service.errors import Malformed, RequestError, TooLarge
+from service.errors import InvalidParameter, Malformed, RequestError, TooLarge
 from service.live import Waiting
 from service.media.grid import Container, Due, Fresh, Grid
 from service.media.live_decoder import LiveDecoder
@@ -39,6 +40,9 @@ class End(BaseModel):
 
     end: Literal[True]
 
+
+# Tells the client what was left out, and why; with its time, where it has one.
+Refuse = Callable[[RequestError, float | None], Awaitable[None]]
 
 _TEXTS: TypeAdapter[Clock | End] = TypeAdapter(Clock | End)
 
@@ -71,6 +75,8 @@ class Inflow:
         self._max_bytes = max_bytes
         self._clock: Clock | None = None
         self._has_clock: bool | None = None
+        self._told_s: float | None = None  # the latest time that the client told
+        self._ended = False
         self._began = 0.0
         self._arrived = 0.0
 
@@ -79,8 +85,11 @@ class Inflow:
         """When the first frame began, by the stream's clock."""
         return self._grid.origin_s or 0.0
 
-    async def read(self, websocket: WebSocket) -> None:
-        """Take in what comes. Raises WebSocketDisconnect at its end, and MareyError where it must end."""
+    async def read(self, websocket: WebSocket, *, refuse: Refuse) -> None:
+        """Take in what comes. Raises WebSocketDisconnect at its end, and MareyError where it must end.
+
+        `refuse` is told of what is left out while the stream goes on: images after the end, and those whose time steps back.
+        """
         while True:
             try:
                 async with asyncio.timeout(IDLE_S):
@@ -92,15 +101,19 @@ class Inflow:
             self._arrived = time.monotonic()
             data: bytes | None = message.get("bytes")
             if data is None:
-                self._understand(message["text"])
+                await self._understand(message["text"])
             elif len(data) > self._max_bytes:
                 raise TooLarge(
                     f"the message has {len(data)} bytes, at most {self._max_bytes} are taken; send smaller ones"
                 )
+            elif self._ended:
+                clock, self._clock = self._clock, None
+                error = Malformed('this came after {"end": true}, and is left out; open a new stream for what follows')
+                await refuse(error, None if clock is None else clock.time_s)
             elif self._decoder is not None:
                 await self._decoder.write(data)
             else:
-                await self._take(data)
+                await self._take(data, refuse=refuse)
 
     async def decode(self) -> None:
         """Take what the decoder makes of it, to its end."""
@@ -111,7 +124,7 @@ class Inflow:
             await self._put(Due(Frame(due.frame, due.frame.time_s, self._arrived), due.first, due.last))
         self.waiting.finish()
 
-    def _understand(self, text: str) -> None:
+    async def _understand(self, text: str) -> None:
         if self._clock is not None:
             raise Malformed("two texts in a row; send each image right after its time")
         try:
@@ -125,17 +138,30 @@ class Inflow:
             if self._decoder is not None:
                 raise Malformed("an encoded stream has its own times; leave time_s out")
             self._clock = told
-        elif self._decoder is not None:
-            self._decoder.finish()
-        else:
+        elif not self._ended:
+            self._ended = True
+            if self._decoder is not None:
+                self._decoder.finish()
+                return
+            for due in self._grid.end():
+                await self._put(due)
             self.waiting.finish()
 
-    async def _take(self, image: bytes) -> None:
+    async def _take(self, image: bytes, *, refuse: Refuse) -> None:
         clock, self._clock = self._clock, None
         if self._has_clock is None:
             self._has_clock, self._began = clock is not None, self._arrived
         if self._has_clock != (clock is not None):
             raise Malformed("some images have times and others have none; send all with their times, or none")
+        if clock is not None:
+            if self._told_s is not None and clock.time_s < self._told_s:
+                error = InvalidParameter(
+                    f"time_s = {clock.time_s!r} steps back behind the {self._told_s!r} of an image before it, which is left out; "
+                    "send times that never decrease, or open a new stream"
+                )
+                await refuse(error, clock.time_s)
+                return
+            self._told_s = clock.time_s
         # Without times, an image stands for the point that follows: so its answer need not wait for the next one.
         clock = clock or Clock(time_s=self._arrived - self._began, duration_s=self._spacing_s)
         frame = Frame(image, clock.time_s, self._arrived)

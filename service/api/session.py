@@ -87,6 +87,7 @@ class Session:
         self._counted = 0
         self._broken = 0
         self._ended = False
+        self._sending = asyncio.Lock()
 
     async def run(self, *, encoded: bool, limits: dict[str, Any]) -> None:
         """Until the client leaves, or says that it has sent all, or an error ends it: which is told before closing."""
@@ -95,7 +96,7 @@ class Session:
         except WebSocketDisconnect:
             return
         answering = asyncio.create_task(self._answer())
-        coming = [asyncio.create_task(self._inflow.read(self._websocket))]
+        coming = [asyncio.create_task(self._inflow.read(self._websocket, refuse=self._refuse))]
         if encoded:
             coming.append(asyncio.create_task(self._inflow.decode()))
         try:
@@ -159,7 +160,11 @@ class Session:
             self._broken += 1
             if self._broken == _MAX_BROKEN:
                 raise error
-        return self._problem(error, due=due)
+        return self._problem(error, time_s=due.frame.time_s)
+
+    async def _refuse(self, error: RequestError, time_s: float | None) -> None:
+        """Say what is left out while the stream goes on."""
+        await self._send(self._problem(error, time_s=time_s))
 
     async def _see(self, due: Due[Frame]) -> dict[str, Any] | None:
         """What the model says now that this frame is there, or None where the stride leaves it out."""
@@ -226,10 +231,10 @@ class Session:
         """Frames that were due and are not in the window: those that waited too long, and those that were refused."""
         return self._inflow.waiting.dropped + self._refused
 
-    def _problem(self, error: MareyError, *, due: Due[Frame] | None = None, ends: bool = False) -> dict[str, Any]:
+    def _problem(self, error: MareyError, *, time_s: float | None = None, ends: bool = False) -> dict[str, Any]:
         told: dict[str, Any] = {"type": "problem", "ends": ends, "dropped": self.dropped}
-        if due is not None:
-            told["time_s"] = round(due.frame.time_s, 6)
+        if time_s is not None:
+            told["time_s"] = round(time_s, 6)
         if error.retry_after_s is not None:
             told["retry_after_s"] = math.ceil(error.retry_after_s)
         problem = document(
@@ -254,4 +259,5 @@ class Session:
 
     async def _send(self, message: dict[str, Any]) -> None:
         """Waits while the client does not read: meanwhile frames are dropped, and nothing piles up."""
-        await self._websocket.send_text(json.dumps(message, ensure_ascii=False))
+        async with self._sending:  # who answers and who refuses are two
+            await self._websocket.send_text(json.dumps(message, ensure_ascii=False))

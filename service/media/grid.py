@@ -65,6 +65,14 @@ class Grid(Generic[T]):
         """What is due if the frame that came last is shown for `duration_s`: itself, or nothing."""
         return self._until(self._now + duration_s)
 
+    def end(self) -> list[Due[T]]:
+        """What is due when no frame follows: the one that came last stands for the next point, unless it was due already."""
+        if self._shown is None:
+            return []
+        due, self._shown = Due(self._shown, self._next, self._next), None
+        self._next += 1
+        return [due]
+
     def _until(self, end_s: float) -> list[Due[T]]:
         """The frame that is shown, with the points before `end_s` that are new; whoever was due already is not so again."""
         first = self._next

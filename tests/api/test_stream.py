@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import tempfile
@@ -15,9 +16,13 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from fastapi import WebSocket, WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from service.api.inflow import Inflow
+from service.bundle.manifest import Input
+from service.errors import RequestError
 from service.keys import add
 from tests.clip_bundle import make_clip_bundle
 
@@ -242,6 +247,68 @@ def test_a_broken_frame_does_not_end_a_stream_and_many_do(served, make_picture: 
             last = heard(stream)
         code, _ = end_of(stream)
     assert (code, last["ends"], last["problem"]["code"]) == (1003, True, "unsupported_media")
+
+
+def test_at_the_end_the_last_image_is_answered_too(served, make_picture: Make) -> None:
+    with streaming(served, window_s=1, frames=4) as stream:
+        send(stream, make_picture("red"), 5)  # and nobody knows yet for how long it is shown
+        send(stream, make_picture("blue"), 5.25)
+        stream.send('{"end": true}')
+        answers: list[dict[str, Any]] = []
+        code, _ = end_of(stream, heard_before=answers)
+    assert code == 1000
+    assert [(each["time_s"], each["window"]["end_s"]) for each in answers] == [(5, 5.25), (5.25, 5.5)]
+
+
+def test_an_image_whose_time_steps_back_is_left_out_and_the_stream_goes_on(served, make_picture: Make) -> None:
+    with streaming(served, window_s=1, frames=4) as stream:
+        send(stream, make_picture("red"), 1.25, 0.25)
+        assert heard(stream)["time_s"] == 1.25
+        send(stream, make_picture("green"), 0.5, 0.25)
+        told = heard(stream)
+        assert (told["type"], told["ends"], told["time_s"]) == ("problem", False, 0.5)
+        assert told["problem"]["code"] == "invalid_parameter"
+        assert "time_s = 0.5 steps back behind the 1.25" in told["problem"]["detail"]
+        send(stream, make_picture("blue"), 1.5, 0.25)
+        last = heard(stream)
+    assert (last["time_s"], last["window"]["frames"], last["dropped"]) == (1.5, 2, 0)
+
+
+async def test_images_after_the_end_are_refused_and_those_before_it_are_answered() -> None:
+    """What comes, without the answers: they would close the stream in the meantime."""
+    coming: list[dict[str, Any]] = [
+        {"type": "websocket.connect"},
+        *({"type": "websocket.receive", **each} for each in (
+            {"text": '{"time_s": 1}'}, {"bytes": b"first"}, {"text": '{"end": true}'},
+            {"text": '{"time_s": 2}'}, {"bytes": b"late"}, {"text": '{"end": true}'},
+        )),
+        {"type": "websocket.disconnect", "code": 1000},
+    ]  # fmt: skip
+    refused: list[tuple[str, float | None]] = []
+
+    async def receive() -> dict[str, Any]:
+        return coming.pop(0)
+
+    async def send(_message: Any) -> None:
+        pass
+
+    async def refuse(error: RequestError, time_s: float | None) -> None:
+        refused.append((str(error), time_s))
+
+    websocket = WebSocket({"type": "websocket"}, receive, send)
+    await websocket.accept()
+    spec = Input(height=16, width=16)
+    inflow = Inflow(spacing_s=0.25, spec=spec, form="images", decoder=None, hold=False, max_bytes=100)
+    async with asyncio.timeout(5):
+        with pytest.raises(WebSocketDisconnect):
+            await inflow.read(websocket, refuse=refuse)
+        due = await inflow.waiting.get()
+        assert due is not None
+        assert due.frame.data == b"first"
+        assert await inflow.waiting.get() is None
+    ((said, time_s),) = refused
+    assert time_s == 2
+    assert 'after {"end": true}' in said
 
 
 @pytest.mark.parametrize(
