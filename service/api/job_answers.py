@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime
 
 from pydantic import BaseModel, Field
@@ -39,6 +39,7 @@ class JobAnswer(BaseModel):
     finished: datetime | None
     segments: int = Field(description="Found so far; they can be read while the job runs.")
     error: Problem | None = Field(description="Why it failed.")
+    waiting_for: str | None = Field(description="What a queued job needs before it can run; null: only its turn.")
     links: dict[str, str]
 
 
@@ -87,7 +88,8 @@ class JobResult(JobHead):
     segments: list[Segment]
 
 
-def job_answer(job: Job) -> JobAnswer:
+def job_answer(job: Job, *, served: Collection[str]) -> JobAnswer:
+    """`served`: the models that jobs can be run with now, each as `NAME:VERSION`."""
     wish, fault, path = job.wish, job.fault, f"/jobs/{job.id}"
     error = None
     if fault is not None:
@@ -99,6 +101,9 @@ def job_answer(job: Job) -> JobAnswer:
             code=fault.code,
             request_id=wish.request_id,
         )
+    waiting_for = None
+    if job.state == "queued" and wish.name not in served:
+        waiting_for = f"model {wish.name} is not served; it runs once that is loaded"
     return JobAnswer(
         id=job.id,
         state=job.state,
@@ -116,6 +121,7 @@ def job_answer(job: Job) -> JobAnswer:
         finished=None if job.finished is None else _moment(job.finished),
         segments=job.segments,
         error=error,
+        waiting_for=waiting_for,
         links={"self": path, "segments": f"{path}/segments", "result": f"{path}/result"},
     )
 

@@ -105,7 +105,7 @@ async def post(request: Request, response: Response, wishes: Annotated[Wishes, D
             job = await state.desk.take_in(upload, owner=request.state.client, wish=wish)
     response.headers["Location"] = f"/jobs/{job.id}"
     response.headers["Retry-After"] = str(_poll_s(job))
-    return job_answer(job)
+    return _answer(job, state)
 
 
 @router.get("", responses=refusals(401, 403, 422, 429, 500, 503))
@@ -124,7 +124,7 @@ async def listed(
     following = None
     if len(found) > limit:
         following = f"/jobs?limit={limit}&cursor={page[-1].number}" + (f"&state={of}" if of else "")
-    return JobPage(jobs=[job_answer(job) for job in page], next=following)
+    return JobPage(jobs=[_answer(job, state) for job in page], next=following)
 
 
 @router.get("/{job_id}", responses=refusals(401, 403, 404, 429, 500, 503))
@@ -133,7 +133,7 @@ async def one(job_id: str, request: Request, response: Response, state: StateOf)
     job = await _job(job_id, request, state)
     if not job.ended:
         response.headers["Retry-After"] = str(_poll_s(job))
-    return job_answer(job)
+    return _answer(job, state)
 
 
 @router.get("/{job_id}/segments", responses=refusals(401, 403, 404, 422, 429, 500, 503))
@@ -209,12 +209,16 @@ async def result(
 async def end(job_id: str, request: Request, state: StateOf) -> JobAnswer | Response:
     """Cancel a job that waits or runs: 200, and what it found can still be read. Remove one that has ended: 204."""
     job = await state.desk.end(job_id, owner=_owner(request))
-    return job_answer(job) if job is not None else Response(status_code=204)
+    return _answer(job, state) if job is not None else Response(status_code=204)
 
 
 async def _job(job_id: str, request: Request, state: StateOf) -> Job:
     state.desk.refuse_unless_open()
     return await state.desk.store.get(job_id, owner=_owner(request))
+
+
+def _answer(job: Job, state: StateOf) -> JobAnswer:
+    return job_answer(job, served=state.registry.answering("video"))
 
 
 def _owner(request: Request) -> str | None:

@@ -1,4 +1,9 @@
-"""Takes jobs from the store, the oldest first, and sees each to its end; removes those whose time is over."""
+"""Takes jobs from the store, the oldest first, and sees each to its end; removes those whose time is over.
+
+# Note [A model that is away]
+A model can be unloaded, its bundle not be mounted yet after a restart, or an older version be gone. Its jobs wait for it: they are
+not taken, those behind them are, and one that was taken in that moment is put back.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import TypeVar
 
 from service.errors import DeviceLost, MareyError, ServiceError
@@ -23,6 +29,7 @@ logger = logging.getLogger(__name__)
 # Times that a job may take the whole service down with it before it is held to be the reason.
 MAX_ATTEMPTS = 3
 _RETRY_S = 10.0
+_LOOK_S = 2.0  # from one look at which models are served to the next, where no job can be taken
 
 
 class Runner:
@@ -82,11 +89,15 @@ class Runner:
     async def _next(self) -> Job:
         while True:
             self._wake.clear()  # before looking: what comes while this looks sets it again
-            job = await self._insist(self._store.take)
+            served = self._registry.answering("video")
+            job = await self._insist(lambda: self._store.take(served=served))  # noqa: B023  # awaited here
             if job is not None:
                 self._wake.set()  # another loop may have cleared it for nothing: let it look again
                 return job
-            await self._wake.wait()
+            while not self._wake.is_set() and self._registry.answering("video") == served:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_S):
+                        await self._wake.wait()
 
     async def _see_to(self, job: Job) -> None:
         """Whatever comes of it is written down. Nothing is raised but what ends the service."""
@@ -100,7 +111,11 @@ class Runner:
             await self._insist(lambda: self._store.put_back(job.number))
             await asyncio.sleep(min(error.retry_after_s or _RETRY_S, _RETRY_S))
         except MareyError as error:
-            await self._fail(job, error)
+            if job.wish.name not in self._registry.answering("video"):  # see Note [A model that is away]
+                logger.info("job %s waits until model %s is served: %s", job.id, job.wish.name, error)
+                await self._insist(lambda: self._store.put_back(job.number))
+            else:
+                await self._fail(job, error)
         except Exception as error:  # one job must not end the others
             logger.exception("job %s failed unexpectedly", job.id)
             detail = f"an error in the service, not in the file ({type(error).__name__}); its log has the details"

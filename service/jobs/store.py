@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from service.errors import Overloaded, UnknownJob
@@ -103,11 +104,22 @@ class Store:
 
         return await self._database.run(work)
 
-    async def take(self) -> Job | None:
-        """The oldest job that waits, running from now on; None where none does."""
+    async def take(self, *, served: Collection[str] | None = None) -> Job | None:
+        """The oldest job that waits, running from now on; None where none does.
+
+        `served`: only of those for these models, each as `NAME:VERSION`.
+        """
+        which, values = "state = 'queued'", []
+        if served is not None:
+            which += (
+                " AND json_extract(wish, '$.model') || ':' || json_extract(wish, '$.version')"
+                " IN (SELECT value FROM json_each(?))"
+            )
+            values.append(json.dumps(sorted(served)))
+        query = f"SELECT id, number FROM jobs WHERE {which} ORDER BY number LIMIT 1"  # noqa: S608  # of our own words
 
         def work(db: sqlite3.Connection) -> Job | None:
-            row = db.execute("SELECT id, number FROM jobs WHERE state = 'queued' ORDER BY number LIMIT 1").fetchone()
+            row = db.execute(query, values).fetchone()
             if row is None:
                 return None
             db.execute(

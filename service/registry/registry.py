@@ -181,6 +181,10 @@ class Registry:
             raise NotReady(f"model {model.title} is not open: {model.reason}", retry_after_s=1)
         return model.held.predictor
 
+    def answering(self, task: Task) -> frozenset[str]:
+        """`NAME:VERSION` of each that can be leased for this task: it is open, or rests and is loaded when it is asked for."""
+        return self._served.answering(task)
+
     def named(self, name: str) -> list[Model]:
         """The versions that `NAME` or `NAME:VERSION` means, newest first, loaded or not. Raises UnknownModel."""
         return self._served.named(name)

@@ -57,6 +57,16 @@ async def test_jobs_are_taken_the_oldest_first_and_each_once(store: Store) -> No
     assert store.counts["running"] == store.pending == 3
 
 
+async def test_only_jobs_for_models_that_are_served_are_taken(store: Store) -> None:
+    await added(store, "a")
+    await store.add("b", owner="me", wish=replace(WISH, model="late"), size=9, most=10)
+    assert await store.take(served=()) is None
+    assert await store.take(served={"late:2.0.0", "other:1.0.0"}) is None
+    taken = await store.take(served={"late:1.0.0"})
+    assert taken is not None
+    assert taken.id == "b"
+
+
 async def test_a_job_put_back_waits_in_its_old_place_and_was_not_tried(store: Store) -> None:
     first = await begun(store)
     await added(store, "b")
