@@ -352,8 +352,12 @@ async def test_a_file_larger_than_allowed_is_not_read_to_its_end(web: Web, near:
         await near.fetch(web.url("/stated"), spool=spool, max_bytes=100)
     with pytest.raises(TooLarge, match="1000000 bytes allowed"):
         await near.fetch(web.url("/endless"), spool=spool, max_bytes=10**6)
-    with pytest.raises(SpoolFull):
+    with pytest.raises(TooLarge, match="MAREY_MAX_SPOOL_BYTES"):  # more than the spool could hold of it alone
         await near.fetch(web.url("/endless"), spool=spool, max_bytes=10**9)
+    with spool.draft(max_bytes=10**9) as other:
+        await other.write(bytes(2 * 2**20))
+        with pytest.raises(SpoolFull):
+            await near.fetch(web.url("/endless"), spool=spool, max_bytes=10**9)
     assert sent < 30 * 2**20
     while spool.used_bytes:
         await asyncio.to_thread(spool.submit(lambda: None).result)
