@@ -144,11 +144,14 @@ def bench(*arguments: object, code: int | None = 0) -> Result:
     return result
 
 
-def test_a_real_service_is_measured_and_the_exit_code_says_what_the_verdict_says(served: Any, tmp_path: Path) -> None:
+def test_a_real_service_is_measured_and_the_exit_code_says_what_the_verdict_says(
+    serve: Any, color_bundle: Any, tmp_path: Path
+) -> None:
     file = tmp_path / "red.jpg"
     cv2.imwrite(str(file), np.full((40, 40, 3), (0, 0, 255), np.uint8))
     quick = ("--seconds", "1", "--rounds", "2", "--json", "-")
-    result = bench("--url", served.url, "--file", file, "--overload", 3, *quick, code=None)
+    with serve(str(color_bundle.path), MAREY_QUEUE_MS="100") as running:
+        result = bench("--url", running.url, "--file", file, "--overload", 3, *quick, code=None)
     report = json.loads(result.stdout)
     assert (report["kind"], report["overload"], report["queue_ms"]) == ("overload", 3, 100)
     assert report["figures"]["outcomes"]["accepted"] > 20
