@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,9 @@ from service.bundle.manifest import Artifact, Golden, Input, Manifest, Network, 
 from service.bundle.store import Bundle, sha256, write_bundle
 
 ROOT = Path(__file__).parents[1]
+
+# A shell that runs the tests in the background lets them ignore Ctrl-C, and with them every command that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Features are a frame's mean red, green and blue; the head averages them over time: red frames are "red", and nothing else.
 ENCODER = """

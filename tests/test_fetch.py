@@ -335,6 +335,12 @@ async def test_an_empty_file_and_a_packed_one_are_refused(web: Web, near: Fetche
         await near.fetch(web.url("/packed"), spool=spool, max_bytes=100)
 
 
+async def emptied(spool: Spool) -> None:
+    """Until nothing is left of what was given up."""
+    while spool.used_bytes:
+        await asyncio.to_thread(spool.submit(lambda: None).result)
+
+
 async def test_a_file_larger_than_allowed_is_not_read_to_its_end(web: Web, near: Fetcher, spool: Spool) -> None:
     sent = 0
 
@@ -352,15 +358,16 @@ async def test_a_file_larger_than_allowed_is_not_read_to_its_end(web: Web, near:
         await near.fetch(web.url("/stated"), spool=spool, max_bytes=100)
     with pytest.raises(TooLarge, match="1000000 bytes allowed"):
         await near.fetch(web.url("/endless"), spool=spool, max_bytes=10**6)
+    await emptied(spool)
     with pytest.raises(TooLarge, match="MAREY_MAX_SPOOL_BYTES"):  # more than the spool could hold of it alone
         await near.fetch(web.url("/endless"), spool=spool, max_bytes=10**9)
+    await emptied(spool)  # files are removed in a thread
     with spool.draft(max_bytes=10**9) as other:
         await other.write(bytes(2 * 2**20))
         with pytest.raises(SpoolFull):
             await near.fetch(web.url("/endless"), spool=spool, max_bytes=10**9)
     assert sent < 30 * 2**20
-    while spool.used_bytes:
-        await asyncio.to_thread(spool.submit(lambda: None).result)
+    await emptied(spool)
 
 
 async def test_a_server_that_says_nothing_or_nonsense_or_hangs_up_is_told(web: Web, spool: Spool) -> None:
