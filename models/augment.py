@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.recipe import Augmentation
+from models.schedule import Augmentation
 from service.media.preprocess import scale
 
 # Grey of an RGB picture, as ITU-R BT.601 and OpenCV weigh it.

@@ -28,7 +28,8 @@ from models.errors import DataError, RecipeError
 from models.features import FEATURES, Activations
 from models.fit import Part
 from models.provenance import packages
-from models.recipe import CrossValidation, Recipe
+from models.recipe import Recipe
+from models.schedule import CrossValidation
 from models.train import activations_of, fit_all
 from models.zoo.efficientnet_lite import efficientnet_lite0
 from models.zoo.pooling import pooled

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from models.augment import View
 from models.dataset import Dataset, Sample
 from models.errors import RecipeError
-from models.recipe import Augmentation
+from models.schedule import Augmentation
 from service.bundle.manifest import Input, Sampling
 
 FEATURES = "features"

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from models.errors import BuildError
 from models.features import cut_model
-from models.recipe import Stage
+from models.schedule import Stage
+from models.zoo.architecture import ENCODE
 
 Rows = Sequence[NDArray[np.float16]]  # for each clip [1 + V, T, …]; view 0 is the clip as the server sees it
-ENCODE = "encode"
 
 
 @dataclass(frozen=True, slots=True)

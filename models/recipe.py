@@ -6,92 +6,18 @@ import hashlib
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 import keras
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from models.dataset import Dataset
 from models.errors import RecipeError
-from models.zoo.cnn_lstm import Change, Readout, cnn_lstm
-from models.zoo.efficientnet_lite import TOP
-from models.zoo.image_classifier import imagenet_classifier
+from models.schedule import CrossValidation, Training
+from models.zoo.architectures import AnyArchitecture
 from service.bundle.manifest import Frozen, Input, Sampling, Task
 
 RECIPES = Path(__file__).parent / "recipes"
-Rate = Annotated[float, Field(gt=0, lt=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class ImageNetClassifier(Frozen):
-    """EfficientNet-Lite0 with its ImageNet classifier: nothing is trained."""
-
-    name: Literal["imagenet_classifier"]
-
-
-class CnnLstm(Frozen):
-    """The parameters of `models.zoo.cnn_lstm`; `seed` comes from the training."""
-
-    name: Literal["cnn_lstm"]
-    until: str = TOP
-    weights: Literal["imagenet"] | None = "imagenet"
-    grid: tuple[int, int] = (1, 1)
-    projection: int | None = Field(default=None, ge=1)
-    change: Change = "none"
-    units: int = Field(default=64, ge=1)
-    readout: Readout = "last"
-    dropout: float = Field(default=0.5, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0, lt=1)
-
-
-class Augmentation(Frozen):
-    """How the views of a training clip differ from it. Lengths are shares of the clip's, colours of the full range.
-
-    `views` are drawn once for each clip and cached; `crop` is the smallest share of height and width that is kept,
-    `window` the shortest share of the clip's time; `shift` moves all frames alike by up to their distance.
-    """
-
-    views: int = Field(default=0, ge=0, le=64)
-    flip: bool = True
-    crop: Share = 1.0
-    brightness: Share = 0.0
-    contrast: Share = 0.0
-    saturation: Share = 0.0
-    window: Share = 1.0
-    shift: bool = True
-
-
-class Stage(Frozen):
-    """One stage of training: the network after `cut` is trained on cached activations, everything before it is frozen.
-
-    `cut` is `features` (the head alone) or the last frozen block of the CNN. `patience` counts epochs without a better
-    loss on val; 0 trains all epochs and keeps the last weights.
-    """
-
-    cut: str = "features"
-    epochs: int = Field(ge=1, le=1000)
-    rate: Rate
-    batch: int = Field(default=16, ge=1)
-    patience: int = Field(default=0, ge=0)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-
-
-class Training(Frozen):
-    """All stages, one after the other, each from the weights of the one before."""
-
-    seed: int = Field(default=0, ge=0)
-    class_weights: bool = True
-    augmentation: Augmentation = Augmentation()
-    stages: tuple[Stage, ...] = Field(min_length=1)
-
-
-class CrossValidation(Frozen):
-    """`folds` of whole groups; in each, `inner` of the groups' samples choose the epoch. `seeds` trainings per fold."""
-
-    folds: int = Field(default=5, ge=2)
-    seeds: int = Field(default=3, ge=1)
-    inner_folds: int = Field(default=6, ge=2)
-    floor_frames: int = Field(default=10, ge=2)
 
 
 class Export(Frozen):
@@ -140,7 +66,7 @@ class Recipe(Frozen):
     labels: Labels = Labels()
     input: Input
     sampling: Sampling
-    architecture: Annotated[ImageNetClassifier | CnnLstm, Field(discriminator="name")]
+    architecture: AnyArchitecture
     training: Training | None = None
     crossval: CrossValidation = CrossValidation()
     export: Export = Export()
@@ -154,11 +80,10 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _weights_are_named(self) -> Self:
-        pretrained = not isinstance(self.architecture, CnnLstm) or self.architecture.weights is not None
-        if pretrained and self.weights is None:
+        if self.architecture.pretrained and self.weights is None:
             raise ValueError("pretrained weights need their source and licence in [weights]")
-        if self.training is None and isinstance(self.architecture, CnnLstm):
-            raise ValueError("a cnn_lstm is trained: it needs [training] with at least one stage")
+        if self.training is None and self.architecture.trainable:
+            raise ValueError(f"a {self.architecture.name} is trained: it needs [training] with at least one stage")
         return self
 
     @classmethod
@@ -202,11 +127,7 @@ class Recipe(Frozen):
         return Dataset.open(folder, labels=[self.labels.rename.get(label, label) for label in found.labels])
 
     def build(self, *, classes: int, seed: int | None = None) -> keras.Model:
-        """The architecture before training: clips `[B, T, H, W, 3]` → probabilities `[B, classes]`."""
-        height, width = self.input.height, self.input.width
-        if isinstance(self.architecture, ImageNetClassifier):
-            return imagenet_classifier(classes=classes, height=height, width=width)
+        """The architecture before training: clips `[B, T, H, W, C]`, or images `[B, H, W, C]`, → probabilities `[B, classes]`."""
         if seed is None:
             seed = self.training.seed if self.training else 0
-        parameters = self.architecture.model_dump(exclude={"name"})
-        return cnn_lstm(classes=classes, height=height, width=width, seed=seed, **parameters)
+        return self.architecture.build(classes=classes, input=self.input, frames=self.sampling.frames, seed=seed)

@@ -14,9 +14,10 @@ import numpy as np
 from models.dataset import Dataset, Sample
 from models.errors import BuildError, RecipeError
 from models.features import FEATURES, Activations
-from models.fit import ENCODE, History, Labelled, Part, class_weights, fit_stage
+from models.fit import History, Labelled, Part, class_weights, fit_stage
 from models.provenance import packages
 from models.recipe import Recipe
+from models.zoo.architecture import ENCODE
 
 MODEL, RUN = "model.keras", "run.json"
 

@@ -6,16 +6,46 @@ from typing import Any, Literal
 
 import keras
 from keras import layers
+from pydantic import Field
 
 from models.errors import RecipeError
+from models.zoo.architecture import ENCODE
 from models.zoo.efficientnet_lite import TOP, efficientnet_lite0
 from models.zoo.layers import CellMotion, TemporalDifference
 from models.zoo.pooling import pooled
+from service.bundle.manifest import Frozen, Input
 
 # Small data sets make few steps: at the default of 0.99 the statistics used in serving would lag behind those of training.
 _MOMENTUM = 0.9
 Change = Literal["none", "differences", "motion"]
 Readout = Literal["last", "mean", "max", "mean_max", "attention"]
+
+
+class CnnLstm(Frozen):
+    """The parameters of `cnn_lstm`."""
+
+    name: Literal["cnn_lstm"]
+    until: str = TOP
+    weights: Literal["imagenet"] | None = "imagenet"
+    grid: tuple[int, int] = (1, 1)
+    projection: int | None = Field(default=None, ge=1)
+    change: Change = "none"
+    units: int = Field(default=64, ge=1)
+    readout: Readout = "last"
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def pretrained(self) -> bool:
+        return self.weights is not None
+
+    @property
+    def trainable(self) -> bool:
+        return True
+
+    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:  # noqa: A002, ARG002 -- as every architecture's
+        parameters = self.model_dump(exclude={"name"})
+        return cnn_lstm(classes=classes, height=input.height, width=input.width, seed=seed, **parameters)
 
 
 def cnn_lstm(
@@ -51,7 +81,7 @@ def cnn_lstm(
 
     clips = keras.Input((None, height, width, 3), name="clips")
     encoder = pooled(efficientnet_lite0(height=height, width=width, until=until, weights=weights), grid=grid)
-    x = layers.TimeDistributed(encoder, name="encode")(clips)
+    x = layers.TimeDistributed(encoder, name=ENCODE)(clips)
     if change == "motion":
         x = CellMotion(grid[0] * grid[1], name="motion")(x)
     x = layers.BatchNormalization(momentum=_MOMENTUM, name="standardise")(x)

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import keras
 from keras import layers
 
 from models.errors import RecipeError
+from models.zoo.architecture import ENCODE
 from models.zoo.efficientnet_lite import efficientnet_lite0, imagenet_classifier_weights
 from models.zoo.pooling import pooled
+from service.bundle.manifest import Frozen, Input
+
+
+class ImageNetClassifier(Frozen):
+    """EfficientNet-Lite0 with its ImageNet classifier: nothing is trained."""
+
+    name: Literal["imagenet_classifier"]
+
+    @property
+    def pretrained(self) -> bool:
+        return True
+
+    @property
+    def trainable(self) -> bool:
+        return False
+
+    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:  # noqa: A002, ARG002 -- as every architecture's
+        return imagenet_classifier(classes=classes, height=input.height, width=input.width)
 
 
 def imagenet_classifier(*, classes: int = 1000, height: int = 224, width: int = 224) -> keras.Model:
@@ -21,7 +42,7 @@ def imagenet_classifier(*, classes: int = 1000, height: int = 224, width: int = 
         )
     clips = keras.Input((None, height, width, 3), name="clips")
     encoder = pooled(efficientnet_lite0(height=height, width=width))
-    features = layers.TimeDistributed(encoder, name="encode")(clips)
+    features = layers.TimeDistributed(encoder, name=ENCODE)(clips)
     classifier = layers.Dense(classes, activation="softmax", name="classify")
     average = layers.GlobalAveragePooling1D(name="average")
     model = keras.Model(clips, average(classifier(features)), name="imagenet")

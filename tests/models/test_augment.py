@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.augment import View
-from models.recipe import Augmentation
+from models.schedule import Augmentation
 
 
 def still(frames: int = 12) -> np.ndarray:

@@ -8,7 +8,8 @@ import pytest
 
 from models.crossval import crossvalidate, grouped_folds
 from models.errors import DataError
-from models.recipe import CrossValidation, Recipe
+from models.recipe import Recipe
+from models.schedule import CrossValidation
 
 
 def test_cross_validation_judges_every_clip_beside_the_floor(

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from models.errors import RecipeError
-from models.recipe import RECIPES, CnnLstm, Recipe
+from models.recipe import RECIPES, Recipe
+from models.zoo.cnn_lstm import CnnLstm
 
 TEXT = (RECIPES / "fight.toml").read_text(encoding="utf-8")
 

@@ -9,9 +9,11 @@ import pytest
 
 from models.errors import BuildError, RecipeError
 from models.features import FEATURES, Activations
-from models.fit import ENCODE, Labelled, Part, batches, class_weights, fit_stage
-from models.recipe import Recipe, Stage
+from models.fit import Labelled, Part, batches, class_weights, fit_stage
+from models.recipe import Recipe
+from models.schedule import Stage
 from models.train import RUN, train
+from models.zoo.architecture import ENCODE
 
 
 @pytest.fixture(scope="module")
