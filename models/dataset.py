@@ -1,9 +1,9 @@
 """Data sets as they lie on disk: what clips there are, how each is labelled, and which may be used for what.
 
-Two layouts. With a `splits.csv`: columns `path` (or `file` and `key`, for arrays in an npz), `label`, `group`, `split`; an
+Two layouts of one's own. With a `splits.csv`: columns `path` (or `file` and `key`, for arrays in an npz), `label`, `group`, `split`; an
 `index` column fixes the order of the classes. Without: one folder per class, inside folders named train, val and test or
 straight in the root. A clip is an image, a video, an array `[T, H, W]` or `[T, H, W, C]` in an npz, or a folder of
-numbered frames.
+numbered frames. MNIST's own files are a third layout: see `models.idx`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
 from models.errors import DataError
+from models.idx import held_back, idx_parts, read_idx_labels
 from models.load import IMAGES, VIDEOS, load_clip, numbered_frames
 from service.bundle.manifest import Input, Sampling
 from service.media.frames import Clip
@@ -57,8 +60,7 @@ class Dataset:
         folder = Path(root)
         if not folder.is_dir():
             raise DataError(f"{folder} is no folder; name the folder of a data set")
-        table = folder / "splits.csv"
-        samples, numbered = _from_csv(table) if table.is_file() else (_from_folders(folder), None)
+        samples, numbered = _read(folder)
         if not samples:
             raise DataError(
                 f"{folder} holds no samples; it needs a splits.csv, or a folder of images or videos per class"
@@ -106,6 +108,33 @@ class Dataset:
             )
             total.update(files[sample.path])
         return total.hexdigest()
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether `folder` says itself what may be trained on: by a splits.csv, or as MNIST's files do."""
+    return (folder / "splits.csv").is_file() or bool(idx_parts(folder))
+
+
+def _read(folder: Path) -> tuple[list[Sample], dict[int, str] | None]:
+    """The samples and, where the data number their classes, the names by number."""
+    table = folder / "splits.csv"
+    if table.is_file():
+        return _from_csv(table)
+    parts = idx_parts(folder)
+    return _from_idx(parts) if parts else (_from_folders(folder), None)
+
+
+def _from_idx(parts: Mapping[str, tuple[Path, Path]]) -> tuple[list[Sample], dict[int, str]]:
+    samples: list[Sample] = []
+    names: dict[int, str] = {}
+    for part, (images, labels) in parts.items():
+        classes = read_idx_labels(images, labels)
+        names |= {int(value): str(value) for value in np.unique(classes)}
+        held = held_back(classes) if part == "train" else np.zeros(len(classes), bool)
+        for number, (value, val) in enumerate(zip(classes.tolist(), held.tolist(), strict=True)):
+            split = "val" if val else part
+            samples.append(Sample(images, str(number), names[value], f"{part}{number}", split))
+    return samples, names
 
 
 def _from_csv(table: Path) -> tuple[list[Sample], dict[int, str] | None]:

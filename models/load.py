@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import DataError
+from models.idx import is_idx, read_idx_images
 from service.bundle.manifest import Input, Sampling
 from service.media.decode import decode_video
 from service.media.frames import Clip, VideoInfo
@@ -25,8 +26,12 @@ _LIMITS = Limits()
 def load_clip(path: Path, *, key: str | None = None, spec: Input, sampling: Sampling) -> Clip:
     """The sampled frames `[T, height, width, C]` of a file, of the array `key` in an npz, or of a folder of numbered frames.
 
+    Of an idx file `key` is the number of one image, from 0.
+
     Raises DataError for what is no clip, and what the server raises for media that break.
     """
+    if is_idx(path):
+        return _from_idx(path, key=key, spec=spec)
     if key is not None or path.suffix.lower() == ".npz":
         return _from_array(path, key=key, spec=spec, sampling=sampling)
     if path.is_dir():
@@ -72,6 +77,13 @@ def _from_frames(folder: Path, *, spec: Input, sampling: Sampling) -> Clip:
         [decode_image(paths[i].read_bytes(), spec=spec, limits=_LIMITS).clip.frames for i in chosen]
     )
     return _clip(frames, chosen, count=len(paths), kind="images")
+
+
+def _from_idx(path: Path, *, key: str | None, spec: Input) -> Clip:
+    images = read_idx_images(path)
+    if key is None or not key.isdecimal() or int(key) >= len(images):
+        raise DataError(f"{path} has no image {key!r}; it holds those from 0 to {len(images) - 1}")
+    return _clip(fit(images[int(key)], spec=spec)[None], (0,), count=1, kind="idx")
 
 
 def _from_array(path: Path, *, key: str | None, spec: Input, sampling: Sampling) -> Clip:
