@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from models import latency
 from models.accept import Verdict, accept
 from models.dataset import Dataset
 from models.errors import DataError
 from models.judge import Judged, Runner, judge, runners_of
-from models.metrics import agreement, figures
+from models.metrics import agreement, auc, figures
+from models.recipe import Score
 from models.report import Report, confusion_entry, confusion_png, markdown
 from service.bundle.manifest import Metric
 from service.bundle.store import Bundle, rewrite_bundle
@@ -27,11 +31,12 @@ def assess(
     split: str = "test",
     runners: Sequence[Runner] | None = None,
     max_drop: float = 0.01,
+    score: Score | None = None,
     command: str | None = None,
 ) -> tuple[Bundle, Report]:
     """Judge every artifact (or the `runners`) on `split`, and INT8's agreement with float on val and `split` together.
 
-    Figures of other engines, precisions and splits stay beside the new ones. Raises DataError, EngineError or BundleError;
+    `score`: "auc" adds the area under the ROC curve; None keeps to what was asked for before. Figures of other engines, precisions and splits stay beside the new ones. Raises DataError, EngineError or BundleError;
     the bundle is then as it was.
     """
     one_class_each(bundle)
@@ -47,7 +52,26 @@ def assess(
     )
     report = read_report(bundle)
     report |= _titled(bundle) | {"latency": _latency(bundle, runners, report)}
+    if score is not None:
+        report["score"] = score
+    said = answers(judged.part(split), root=dataset.root)
+    before = report.setdefault("answers", {}).get(split)
+    if before is not None and before["order"] == said["order"]:  # of other engines and precisions
+        said["wrong"] = before["wrong"] | said["wrong"]
+    report["answers"][split] = said
     return _write(bundle, judged, report, split=split, verdict=verdict, command=command)
+
+
+def answers(part: Judged, *, root: Path) -> Report:
+    """What each runner said wrong: pairs of a sample's place in the split and the class said there. `order` tells one split from another."""
+    order = hashlib.sha256()
+    for sample, truth in zip(part.samples, part.truth, strict=True):
+        order.update(f"{sample.path.relative_to(root).as_posix()}\0{sample.key or ''}\0{truth}\0".encode())
+    wrong = {}
+    for runner, rows in part.probabilities.items():
+        said = rows.argmax(axis=1)
+        wrong[str(runner)] = [[int(place), int(said[place])] for place in np.flatnonzero(said != part.truth)]
+    return {"n": len(part.truth), "order": order.hexdigest(), "wrong": wrong}
 
 
 def one_class_each(bundle: Bundle) -> None:
@@ -110,6 +134,7 @@ def _write(
             if runner == float_ or float_ not in judged.probabilities
             else agreement(judged.probabilities[float_], judged.probabilities[runner])[0]
         )
+        area = auc(rows, part.truth) if report.get("score") == "auc" else None
         metrics.append(
             Metric(
                 precision=runner.precision,
@@ -120,6 +145,8 @@ def _write(
                 accuracy_interval=found.accuracy_interval,
                 top5_accuracy=found.top5,
                 macro_f1=found.macro_f1,
+                auc=area.value if area else None,
+                auc_interval=area.interval if area else None,
                 agreement=same,
             )
         )

@@ -26,9 +26,12 @@ from models.provenance import file_sha256, packages
 from models.quantize import quantize_bundle
 from models.recipe import Recipe
 from models.report import Report
-from models.train import train
+from models.train import RUN, train
 from service.bundle.manifest import Provenance
 from service.bundle.store import MANIFEST, Bundle, open_bundle, rewrite_bundle, write_bundle
+
+# Of run.json, what a table or a reader asks for.
+_NOTED = ("seconds", "parameters", "trainable", "val", "machine", "stages")
 
 
 def run(
@@ -58,14 +61,29 @@ def run(
 
     def quantize(target: Path) -> None:
         bundle = open_bundle(exported)
+        if not _suits_int8(bundle):
+            note(copy_bundle(bundle, target), {"quantization": {"refused": NOTHING}})
+            return
         plan = recipe.calibration
         frames = from_dataset(dataset, bundle.manifest, split=plan.split, limit=plan.frames)
         _quantize(bundle, frames, target, skip=plan.skip)
 
     quantized = _stage(work / "quantized", [*made_from, file_sha256(exported / MANIFEST)], quantize)
     judged = copy_bundle(open_bundle(quantized), work / "judged")
-    bundle, report = assess(judged, dataset, split=recipe.data.assess, max_drop=max_drop, command=command)
+    judged = note(judged, {"training": training_of(recipe, work / "train")})
+    bundle, report = assess(
+        judged, dataset, split=recipe.data.assess, max_drop=max_drop, score=recipe.data.score, command=command
+    )
     return copy_bundle(accepted(bundle, report, force=force), out), report
+
+
+def training_of(recipe: Recipe, folder: Path) -> Report:
+    """What training noted for a reader: not the curves, which stay in `folder`. `none`: that nothing was trained, and why."""
+    if recipe.training is None:
+        weights = "as they came" if recipe.architecture.pretrained else "no weights"
+        return {"none": f"not trained here: {weights}"}
+    run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    return {name: run[name] for name in _NOTED if name in run}
 
 
 def quantize_judged(

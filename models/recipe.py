@@ -18,6 +18,7 @@ from models.zoo.architectures import AnyArchitecture
 from service.bundle.manifest import Frozen, Input, Sampling, Task
 
 RECIPES = Path(__file__).parent / "recipes"
+Score = Literal["accuracy", "auc"]
 
 
 class Export(Frozen):
@@ -41,12 +42,16 @@ class Labels(Frozen):
 
 
 class Data(Frozen):
-    """A folder below the one that `--data` names; or `--data` itself, where it is that folder."""
+    """A folder below the one that `--data` names; or `--data` itself, where it is that folder.
+
+    `assess` is the split to report on, `score` what is asked there: `auc` adds the area under the ROC curve to the accuracy.
+    """
 
     folder: str
     source: str
     license: str
     assess: str = "test"
+    score: Score = "accuracy"
 
 
 class Weights(Frozen):

@@ -162,7 +162,10 @@ class Calibration(Frozen):
 
 
 class Metric(Frozen):
-    """Figures of one precision on one split, with n and a 95 % interval (Wilson) on the accuracy."""
+    """Figures of one precision on one split, with n and a 95 % interval (Wilson) on the accuracy.
+
+    `auc`: area under the ROC curve, where a recipe asks for it: of class 1 with two classes, else the mean of each against the rest.
+    """
 
     precision: Precision
     engine: str
@@ -172,6 +175,8 @@ class Metric(Frozen):
     accuracy_interval: tuple[float, float]
     top5_accuracy: float | None = None
     macro_f1: float
+    auc: float | None = None
+    auc_interval: tuple[float, float] | None = None
     agreement: float | None = None
 
 
