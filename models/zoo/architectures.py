@@ -6,10 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from models.zoo.cnn3d import Cnn3d
 from models.zoo.cnn_lstm import CnnLstm
+from models.zoo.convlstm import ConvLstm
 from models.zoo.image_classifier import ImageNetClassifier
+from models.zoo.lite_lstm import LiteLstm
 
 AnyArchitecture = Annotated[
-    CnnLstm | ImageNetClassifier,
+    Cnn3d | CnnLstm | ConvLstm | ImageNetClassifier | LiteLstm,
     Field(discriminator="name"),
 ]

@@ -1,0 +1,75 @@
+"""The 3D CNN: space and time in the same convolutions, and no memory besides."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+from keras import layers
+from pydantic import Field, PositiveInt
+
+from models.errors import RecipeError
+from models.zoo.layers import TemporalDifference
+from service.bundle.manifest import Frozen, Input
+
+# Small data sets make few steps: at the default of 0.99 the statistics used in serving would lag behind those of training.
+_MOMENTUM = 0.9
+
+
+class Cnn3d(Frozen):
+    """The parameters of `cnn3d`: the channels of each block, what the first one sees, and what keeps it from learning by heart."""
+
+    name: Literal["cnn3d"]
+    filters: tuple[PositiveInt, ...] = Field(default=(16, 32, 64, 96), min_length=1)
+    change: Literal["none", "differences"] = "none"
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def pretrained(self) -> bool:
+        return False
+
+    @property
+    def trainable(self) -> bool:
+        return True
+
+    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:  # noqa: A002, ARG002 -- as every architecture's
+        """Clips `[B, T, H, W, C]` of 0…255, any T from 1 on → probabilities `[B, classes]`.
+
+        For each of `filters` a block of Conv3D 3×3×3 → BatchNorm → ReLU → MaxPooling3D, as in C3D (Tran et al. 2015, arXiv
+        1412.0767), narrower, and with the average over what is left in place of its dense layers, so that any length fits.
+        The first convolution halves height and width, the first pooling spares time; `differences` puts the change since the
+        frame before beside the colours. Raises RecipeError where the blocks are more than the frame can be halved.
+        """
+        halvings = len(self.filters) + 1
+        if min(input.height, input.width) < 2**halvings:
+            raise RecipeError(
+                f"{len(self.filters)} blocks of cnn3d halve the frame {halvings} times, and {input.height}×{input.width} pixels "
+                f"do not last; give {2**halvings} or more, or fewer filters"
+            )
+        seeds = iter(range(seed * 100, seed * 100 + 100))
+        penalty = keras.regularizers.L2(self.weight_decay) if self.weight_decay else None
+        clips = keras.Input((None, input.height, input.width, input.channels), name="clips")
+        x: Any = layers.Rescaling(1 / 127.5, offset=-1, name="normalise")(clips)
+        if self.change == "differences":
+            x = TemporalDifference(name="differences")(x)
+        for number, filters in enumerate(self.filters):
+            x = layers.Conv3D(
+                filters,
+                3,
+                strides=1 if number else (1, 2, 2),
+                padding="same",
+                use_bias=False,
+                kernel_initializer=keras.initializers.HeNormal(next(seeds)),
+                kernel_regularizer=penalty,
+                name=f"block{number}_conv",
+            )(x)
+            x = layers.BatchNormalization(momentum=_MOMENTUM, name=f"block{number}_norm")(x)
+            x = layers.ReLU(name=f"block{number}_relu")(x)
+            # "same": a clip of one frame keeps it, whatever the number of blocks.
+            x = layers.MaxPooling3D(2 if number else (1, 2, 2), padding="same", name=f"block{number}_pool")(x)
+        x = layers.GlobalAveragePooling3D(name="average")(x)
+        x = layers.Dropout(self.dropout, seed=next(seeds), name="drop_summary")(x)
+        kernel = keras.initializers.GlorotUniform(next(seeds))
+        classify = layers.Dense(classes, activation="softmax", kernel_initializer=kernel, name="classify")
+        return keras.Model(clips, classify(x), name="cnn3d")

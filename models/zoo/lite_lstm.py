@@ -1,0 +1,105 @@
+"""The light CNN-LSTM for the edge: depthwise-separable convolutions learned from scratch, then an LSTM."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+from keras import layers
+from pydantic import Field, PositiveInt
+
+from models.zoo.architecture import ENCODE
+from models.zoo.pooling import pooled
+from service.bundle.manifest import Frozen, Input
+
+_MOMENTUM = 0.9  # of BatchNorm, as in every network of ours: small data sets make few steps
+_EPSILON = 1e-3
+
+
+class LiteLstm(Frozen):
+    """The parameters of `lite_lstm`.
+
+    `filters`: channels of the blocks, of which the odd ones (the second, the fourth …) halve the frame; `grid`: the cells that
+    the last maps are averaged over. `scale = "frame"` gives each frame mean 0 and deviation 1: light and camera cancel out.
+    """
+
+    name: Literal["lite_lstm"]
+    stem: PositiveInt = 16
+    filters: tuple[PositiveInt, ...] = Field(default=(24, 48, 48, 96, 96), min_length=1)
+    grid: tuple[PositiveInt, PositiveInt] = (1, 1)
+    scale: Literal["range", "frame"] = "range"
+    units: int = Field(default=96, ge=1)
+    bidirectional: bool = False
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def pretrained(self) -> bool:
+        return False
+
+    @property
+    def trainable(self) -> bool:
+        return True
+
+    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:  # noqa: A002, ARG002 -- as every architecture's
+        """Clips `[B, T, H, W, C]` of 0…255, any T from 1 on → probabilities `[B, classes]`.
+
+        TimeDistributed(Conv2D with stride 2, then separable blocks as in MobileNet, Howard et al. 2017, arXiv 1704.04861, with
+        ReLU6, which bounds the ranges of INT8) → Dropout → LSTM(`units`) → Dropout → Dense softmax. Raises RecipeError where
+        `grid` does not divide the last maps.
+        """
+        seeds = iter(range(seed * 100, seed * 100 + 100))
+        clips = keras.Input((None, input.height, input.width, input.channels), name="clips")
+        maps = self._maps(input, seeds)
+        x: Any = layers.TimeDistributed(pooled(maps, grid=self.grid), name=ENCODE)(clips)
+        x = layers.Dropout(self.dropout, seed=next(seeds), name="drop_features")(x)
+        recurrent = layers.LSTM(
+            self.units,
+            kernel_initializer=keras.initializers.GlorotUniform(next(seeds)),
+            recurrent_initializer=keras.initializers.Orthogonal(seed=next(seeds)),
+            kernel_regularizer=self._penalty(),
+            name="lstm",
+        )
+        x = layers.Bidirectional(recurrent, name="bilstm")(x) if self.bidirectional else recurrent(x)
+        x = layers.Dropout(self.dropout, seed=next(seeds), name="drop_summary")(x)
+        kernel = keras.initializers.GlorotUniform(next(seeds))
+        classify = layers.Dense(classes, activation="softmax", kernel_initializer=kernel, name="classify")
+        return keras.Model(clips, classify(x), name="lite_lstm")
+
+    def _penalty(self) -> Any:
+        return keras.regularizers.L2(self.weight_decay) if self.weight_decay else None
+
+    def _maps(self, input: Input, seeds: Any) -> keras.Model:  # noqa: A002 -- the manifest's own word
+        """Frames `[N, H, W, C]` of 0…255 → maps `[N, h, w, filters]`."""
+        frames = keras.Input((input.height, input.width, input.channels), name="frames")
+        x: Any = layers.Rescaling(1 / 127.5, offset=-1, name="normalise")(frames)
+        if self.scale == "frame":
+            x = layers.LayerNormalization(axis=(1, 2, 3), center=False, scale=False, epsilon=_EPSILON, name="of_frame")(
+                x
+            )
+        x = self._convolution(x, self.stem, "stem", seeds=seeds, kernel_size=3, strides=2, padding="same")
+        for number, filters in enumerate(self.filters):
+            name = f"block{number}"
+            x = layers.DepthwiseConv2D(
+                3,
+                strides=1 + number % 2,
+                padding="same",
+                use_bias=False,
+                depthwise_initializer=keras.initializers.HeNormal(next(seeds)),
+                name=f"{name}_depthwise_conv",
+            )(x)
+            x = _activate(x, f"{name}_depthwise")
+            x = self._convolution(x, filters, f"{name}_project", seeds=seeds, kernel_size=1)
+        return keras.Model(frames, x, name="maps")
+
+    def _convolution(self, x: Any, filters: int, name: str, *, seeds: Any, **options: Any) -> Any:
+        kernel = {
+            "kernel_initializer": keras.initializers.HeNormal(next(seeds)),
+            "kernel_regularizer": self._penalty(),
+        }
+        return _activate(layers.Conv2D(filters, use_bias=False, name=f"{name}_conv", **kernel, **options)(x), name)
+
+
+def _activate(x: Any, name: str) -> Any:
+    x = layers.BatchNormalization(momentum=_MOMENTUM, epsilon=_EPSILON, name=f"{name}_norm")(x)
+    return layers.ReLU(6.0, name=f"{name}_relu")(x)
