@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from service.bundle.manifest import Manifest
+from service.bundle.pixel_steps import pixel_steps, said
 from service.bundle.store import Bundle
 
 
@@ -62,7 +63,9 @@ def _network(manifest: Manifest) -> str:
 def _input(manifest: Manifest) -> str:
     spec = manifest.input
     side = f" (short side {spec.resize.short_side})" if spec.resize.short_side else ""
-    return f"{spec.height}×{spec.width} {spec.color} uint8, resized by {spec.resize.rule}{side}"
+    return f"{spec.height}×{spec.width} {spec.color} uint8, resized by {spec.resize.rule}{side}" + "".join(
+        f", then {said(step)}" for step in pixel_steps(spec)
+    )
 
 
 def _sampling(manifest: Manifest) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from service.bundle.manifest import SCHEMA_VERSION, Artifact, Manifest, Role
+from service.bundle.pixel_steps import pixel_steps
 from service.errors import BundleError
 
 MANIFEST = "manifest.json"
@@ -175,13 +176,17 @@ def read_manifest(folder: Path) -> Manifest:
     if isinstance(schema, int) and schema > SCHEMA_VERSION:
         raise BundleError(f"{file} has schema_version {schema}, this Marey reads up to {SCHEMA_VERSION}; upgrade marey")
     try:
-        return Manifest.model_validate(raw)
+        manifest = Manifest.model_validate(raw)
+        pixel_steps(manifest.input)
+    except BundleError as error:
+        raise BundleError(f"{file}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "manifest"
         raise BundleError(
             f"{file}: {where}: {first['msg']} ({error.error_count()} in all); export the bundle again"
         ) from None
+    return manifest
 
 
 def _below(folder: Path, unreadable: Callable[[Path], None], above: frozenset[Path] = frozenset()) -> Iterator[Path]:

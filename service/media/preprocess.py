@@ -1,22 +1,17 @@
-"""From a decoded picture of any size to `[H, W, C]` uint8 as the manifest's input asks: resize rule, then colour."""
+"""From a decoded picture of any size to `[H, W, C]` uint8 as the manifest's input asks: resize rule, colour, steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.manifest import Input
-from service.errors import BundleError
+from service.media.steps import apply_steps
 
 Picture = NDArray[np.uint8]
-Apply = Callable[[Picture, Mapping[str, Any]], Picture]
-
-# Named and versioned steps of `Input.preprocess`, applied in order to the resized frame.
-STEPS: dict[tuple[str, int], Apply] = {}
 
 # Encoders write aspects such as 445:444 where rounding to even sizes left them; nobody sees 2 %, and resampling costs.
 SQUARE_WITHIN = 0.02
@@ -31,28 +26,16 @@ HALVE_FROM = 4
 MAX_CROP_ASPECT = 8
 
 
-def check_steps(spec: Input) -> None:
-    """Raise BundleError unless every named step of `spec` exists here."""
-    for step in spec.preprocess:
-        if (step.name, step.version) not in STEPS:
-            known = ", ".join(f"{name} version {version}" for name, version in sorted(STEPS)) or "none"
-            raise BundleError(
-                f"preprocess step {step.name!r} version {step.version} is unknown here (known: {known}); upgrade marey"
-            )
-
-
 def fit(picture: Picture, *, spec: Input, order: Literal["rgb", "bgr"] = "rgb", pixel_aspect: float = 1.0) -> Picture:
     """`picture` `[h, w, 3]` in `order`, or grey `[h, w]` or `[h, w, 1]` → `[spec.height, spec.width, C]` contiguous RGB or grey.
 
-    `pixel_aspect` is how much wider than high a stored pixel is shown; `crop` and `pad` keep the shape that is shown.
+    `pixel_aspect` is how much wider than high a stored pixel is shown; `crop` and `pad` keep the shape that is shown. Raises
+    BundleError where `spec` names a step that is unknown here, or with parameters beyond their limits.
     """
-    check_steps(spec)
     if picture.ndim == 3 and picture.shape[2] == 1:
         picture = picture[:, :, 0]
     colored = _color(_resize(picture, spec=spec, pixel_aspect=pixel_aspect), spec=spec, order=order)
-    for step in spec.preprocess:
-        colored = STEPS[step.name, step.version](colored, step.parameters)
-    return np.ascontiguousarray(colored)
+    return np.ascontiguousarray(apply_steps(colored, spec=spec))
 
 
 def scale(picture: Picture, *, width: int, height: int) -> Picture:
