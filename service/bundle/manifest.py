@@ -98,10 +98,34 @@ class Sampling(Frozen):
         return self
 
 
+class Grid(Frozen):
+    """Where the places of `positions` lie: in `rows` × `columns` equal cells of the picture as the network sees it, after its resize rule.
+
+    They are numbered from the top left, row after row: `raster` each from left to right, `boustrophedon` every second one from
+    right to left, so that one place and the next always touch. `background`: the label of a place that shows nothing of note.
+    """
+
+    rows: int = Field(ge=1, le=256)
+    columns: int = Field(ge=1, le=256)
+    order: Literal["raster", "boustrophedon"] = "raster"
+    background: str | None = None
+
+    @property
+    def cells(self) -> tuple[tuple[int, int], ...]:
+        """Row and column of each place, from 0, by its number."""
+        turns = self.order == "boustrophedon"
+        return tuple(
+            (row, self.columns - 1 - step if turns and row % 2 else step)
+            for row in range(self.rows)
+            for step in range(self.columns)
+        )
+
+
 class Network(Frozen):
     """`encoder_head`: two graphs, N, B and T dynamic. `clip`: one graph; `static_frames` is its T where that is fixed.
 
     `attention` `[B, T]` and `positions` `[B, P, K]`, probabilities of every step or place, are further outputs of the last graph.
+    `grid` says where the places are, if they are places of a picture and that is known.
     """
 
     kind: Kind = "encoder_head"
@@ -109,6 +133,7 @@ class Network(Frozen):
     static_frames: int | None = Field(default=None, ge=1)
     attention: bool = False
     positions: bool = False
+    grid: Grid | None = None
     multi_label: bool = False
 
     @property
@@ -228,8 +253,11 @@ class Manifest(Frozen):
     def tells_places(self) -> bool:
         """Whether `positions` cannot be frames: their number is fixed, and that of the frames is not."""
         last = self.network.stages[-1]
-        counts = [tensor.shape[1] for tensor in self.artifacts[last].outputs if tensor.name == "positions"]
-        return any(isinstance(count, int) for count in counts) and not isinstance(self._length(last), int)
+        return isinstance(self._places(last), int) and not isinstance(self._length(last), int)
+
+    def _places(self, stage: Stage) -> int | str | None:
+        """P of the output `positions`; None where there is no such output."""
+        return next((tensor.shape[1] for tensor in self.artifacts[stage].outputs if tensor.name == "positions"), None)
 
     def _length(self, stage: Stage) -> int | str | None:
         """The axis of time of what goes in; None of an encoder, whose rows are frames."""
@@ -251,6 +279,14 @@ class Manifest(Frozen):
                 raise ValueError(
                     f"{self.artifacts[stage].file} takes {length} frames and no other number, network.static_frames says {self.network.static_frames}"
                 )
+        if (grid := self.network.grid) is not None:
+            count = self._places(self.network.stages[-1])
+            if count != grid.rows * grid.columns:
+                raise ValueError(
+                    f"network.grid is {grid.rows}×{grid.columns}, the network answers for {count or 'no'} places; they must be as many"
+                )
+            if grid.background not in (None, *self.labels):
+                raise ValueError(f"network.grid.background {grid.background!r} is none of the labels")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels repeat; each class needs a name of its own")
         return self
