@@ -7,7 +7,7 @@ carry of a ConvLSTM), convolutions over time alone.
 # Note [Where a clip network ends]
 A clip network has no head of its own that would stay float. Its products stay float from the first recurrent layer on, directly before
 one, and where nothing with weights follows: the last Dense decides between classes and is small. The wide Dense layers of a C3D, three
-quarters of its weights, are INT8.
+quarters of its weights, are INT8. The same holds of an encoder that reads a picture as a sequence: its recurrent layer begins a head.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _AFTER = {"Add", "Mul", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identit
 
 
 def int8_nodes(graph: onnx.GraphProto) -> tuple[str, ...]:
-    """The names of these nodes, in the order of the graph; a graph that answers `probabilities` is a clip network."""
+    """The names of these nodes, in the order of the graph; one that answers `probabilities` is a clip network, with a recurrent layer it counts as one."""
     return tuple(_Search(graph).nodes())
 
 
@@ -37,11 +37,13 @@ class _Search:
         for node in graph.node:
             for name in node.input:
                 self._readers.setdefault(name, []).append(node)
-        self._clip = any(value.name == "probabilities" for value in graph.output)
+        self._decides = any(value.name == "probabilities" for value in graph.output) or any(
+            node.op_type in GATES for node in graph.node
+        )
         self._shared = self._used_several_times()
 
     def nodes(self) -> Iterator[str]:
-        behind = self._behind_recurrence() if self._clip else set[str]()
+        behind = self._behind_recurrence() if self._decides else set[str]()
         for node in self._graph.node:
             if node.output[0] in behind:
                 continue
@@ -49,7 +51,7 @@ class _Search:
                 if self._spatial(node):
                     yield node.name
             elif node.op_type in _PRODUCTS:
-                if self._weights(node) and (not self._clip or self._followed(node)):
+                if self._weights(node) and (not self._decides or self._followed(node)):
                     yield node.name
             elif node.op_type == "Add" and self._residual(node):
                 yield node.name

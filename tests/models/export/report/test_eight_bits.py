@@ -88,11 +88,12 @@ def test_of_a_clip_network_the_wide_dense_layers_are_int8_and_the_last_one_decid
     )
 
 
-def test_of_a_clip_network_nothing_is_int8_from_the_recurrent_layer_on_nor_right_before_it(drawn: Drawn) -> None:
+@pytest.mark.parametrize("output", ["probabilities", "features"])
+def test_nothing_is_int8_from_a_recurrent_layer_on_nor_right_before_it(drawn: Drawn, output: str) -> None:
     drawn.dense("projected", drawn.conv("c", "x"))
     drawn.add("LSTM", "lstm", "projected", drawn.weight(1, 16, 4), drawn.weight(1, 16, 4), hidden_size=4)
-    drawn.dense("probabilities", drawn.dense("hidden", "lstm"))
-    assert int8_nodes(drawn.graph("probabilities")) == ("c",)
+    drawn.dense(output, drawn.dense("hidden", "lstm"))
+    assert int8_nodes(drawn.graph(output)) == ("c",)
 
 
 def test_an_unrolled_convlstm_sums_its_gates_and_carries_its_cell_in_float(drawn: Drawn) -> None:
