@@ -1,45 +1,28 @@
 """Data sets as they lie on disk: what clips there are, how each is labelled, and which may be used for what.
 
-Two layouts of one's own. With a `splits.csv`: columns `path` (or `file` and `key`, for arrays in an npz), `label`, `group`, `split`; an
-`index` column fixes the order of the classes. Without: one folder per class, inside folders named train, val and test or
-straight in the root. A clip is an image, a video, an array `[T, H, W]` or `[T, H, W, C]` in an npz, or a folder of
-numbered frames. MNIST's own files are a third layout: see `models.idx`.
+Three layouts. With a `splits.csv`: columns `path` (or `file` and `key`, for arrays in an npz), `label`, `group`, `split`; an
+`index` column fixes the order of the classes. MNIST's own files: see `models.idx`. Else one folder per class, inside folders
+named train, val and test or straight in the root. A clip is an image, a video, an array `[T, H, W]` or `[T, H, W, C]` in an
+npz, or a folder of numbered frames. Where in an image something is, masks and boxes say: see `models.marks`.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 from models.errors import DataError
-from models.idx import held_back, idx_parts, read_idx_labels
-from models.load import IMAGES, VIDEOS, load_clip, numbered_frames
+from models.layout import read_layout
+from models.load import load_clip, numbered_frames
+from models.marks import marked
+from models.sample import Sample
 from service.bundle.manifest import Input, Sampling
 from service.media.frames import Clip
 
-SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One labelled clip. `key` names the array in an npz. Samples of one `group` (source, scene, patient) belong together."""
-
-    path: Path
-    key: str | None
-    label: str
-    group: str
-    split: str | None
-
-    @property
-    def name(self) -> str:
-        return f"{self.path.name}:{self.key}" if self.key else self.path.name
+__all__ = ["Dataset", "Sample"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +43,7 @@ class Dataset:
         folder = Path(root)
         if not folder.is_dir():
             raise DataError(f"{folder} is no folder; name the folder of a data set")
-        samples, numbered = _read(folder)
+        samples, numbered = read_layout(folder)
         if not samples:
             raise DataError(
                 f"{folder} holds no samples; it needs a splits.csv, or a folder of images or videos per class"
@@ -77,7 +60,7 @@ class Dataset:
                 raise DataError(
                     f"{folder} has classes that the network lacks: {', '.join(sorted(foreign)[:5])}; give it other data"
                 )
-        return cls(folder, names if labels is None else tuple(labels), tuple(samples))
+        return cls(folder, names if labels is None else tuple(labels), tuple(marked(folder, samples)))
 
     def split(self, name: str | None) -> tuple[Sample, ...]:
         """The samples of one split, all for None; a split without samples is a DataError."""
@@ -97,7 +80,7 @@ class Dataset:
         return load_clip(sample.path, key=sample.key, spec=spec, sampling=sampling)
 
     def digest(self, samples: Sequence[Sample]) -> str:
-        """sha256 over names, labels and bytes of `samples`: the same data, the same digest, wherever the folder lies."""
+        """sha256 over names, labels, bytes and marks of `samples`: the same data, the same digest, wherever the folder lies."""
         total = hashlib.sha256()
         files: dict[Path, bytes] = {}
         for sample in sorted(samples, key=lambda each: (str(each.path), each.key or "")):
@@ -107,80 +90,11 @@ class Dataset:
                 f"{sample.path.relative_to(self.root).as_posix()}\0{sample.key or ''}\0{sample.label}\0".encode()
             )
             total.update(files[sample.path])
+            if sample.mask is not None:
+                total.update(_file_digest(sample.mask))
+            if sample.boxes:
+                total.update(repr(sample.boxes).encode())
         return total.hexdigest()
-
-
-def is_dataset(folder: Path) -> bool:
-    """Whether `folder` says itself what may be trained on: by a splits.csv, or as MNIST's files do."""
-    return (folder / "splits.csv").is_file() or bool(idx_parts(folder))
-
-
-def _read(folder: Path) -> tuple[list[Sample], dict[int, str] | None]:
-    """The samples and, where the data number their classes, the names by number."""
-    table = folder / "splits.csv"
-    if table.is_file():
-        return _from_csv(table)
-    parts = idx_parts(folder)
-    return _from_idx(parts) if parts else (_from_folders(folder), None)
-
-
-def _from_idx(parts: Mapping[str, tuple[Path, Path]]) -> tuple[list[Sample], dict[int, str]]:
-    samples: list[Sample] = []
-    names: dict[int, str] = {}
-    for part, (images, labels) in parts.items():
-        classes = read_idx_labels(images, labels)
-        names |= {int(value): str(value) for value in np.unique(classes)}
-        held = held_back(classes) if part == "train" else np.zeros(len(classes), bool)
-        for number, (value, val) in enumerate(zip(classes.tolist(), held.tolist(), strict=True)):
-            split = "val" if val else part
-            samples.append(Sample(images, str(number), names[value], f"{part}{number}", split))
-    return samples, names
-
-
-def _from_csv(table: Path) -> tuple[list[Sample], dict[int, str] | None]:
-    with table.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or ())
-        source = "path" if "path" in columns else "file"
-        missing = {source, "label", "group", "split"} - columns
-        if missing:
-            raise DataError(
-                f"{table} lacks the columns {', '.join(sorted(missing))}; it needs path (or file, key), label, group, split"
-            )
-        rows = list(reader)
-    samples = []
-    for line, row in enumerate(rows, start=2):
-        path = table.parent / row[source]
-        if not path.exists():
-            raise DataError(
-                f"{table}, line {line}: {row[source]} does not exist; copy the data set again, or take the line out"
-            )
-        if path.is_dir():
-            numbered_frames(path)
-        if row["split"] not in SPLITS:
-            raise DataError(f"{table}, line {line}: split is {row['split']!r}; allowed are {', '.join(SPLITS)}")
-        samples.append(Sample(path, row.get("key") or None, row["label"], row["group"], row["split"]))
-    if "index" not in columns:
-        return samples, None
-    return _number(table, rows, samples)
-
-
-def _number(table: Path, rows: list[dict[str, str]], samples: list[Sample]) -> tuple[list[Sample], dict[int, str]]:
-    """Classes by their `index`; two of one name are told apart by their wnid or, lacking one, their index."""
-    named: dict[int, tuple[str, str]] = {}
-    for row in rows:
-        index = int(row["index"])
-        if named.setdefault(index, (row["label"], row.get("wnid") or row["index"]))[0] != row["label"]:
-            raise DataError(
-                f"{table}: index {index} stands for {named[index][0]!r} and for {row['label']!r}; each class needs its own"
-            )
-    if sorted(named) != list(range(len(named))):
-        raise DataError(
-            f"{table}: indices run to {max(named)} for {len(named)} classes; they must run from 0 without gaps"
-        )
-    count = Counter(label for label, _ in named.values())
-    names = {index: f"{label} ({extra})" if count[label] > 1 else label for index, (label, extra) in named.items()}
-    return [replace(sample, label=names[int(row["index"])]) for sample, row in zip(samples, rows, strict=True)], names
 
 
 def _renamed(folder: Path, samples: list[Sample], names: Mapping[int, str], labels: Sequence[str]) -> list[Sample]:
@@ -193,27 +107,6 @@ def _renamed(folder: Path, samples: list[Sample], names: Mapping[int, str], labe
             )
     new = {names[index]: label for index, label in enumerate(labels)}
     return [replace(sample, label=new[sample.label]) for sample in samples]
-
-
-def _from_folders(root: Path) -> list[Sample]:
-    top = _subfolders(root)
-    splits: list[tuple[str | None, Path]] = [(folder.name, folder) for folder in top]
-    if not top or not {folder.name for folder in top} <= set(SPLITS):
-        splits = [(None, root)]
-    samples = []
-    for split, folder in splits:
-        for class_folder in _subfolders(folder):
-            for path in sorted(class_folder.iterdir()):
-                if path.is_dir():
-                    numbered_frames(path)
-                elif path.suffix.lower() not in IMAGES | VIDEOS:
-                    continue
-                samples.append(Sample(path, None, class_folder.name, path.relative_to(root).as_posix(), split))
-    return samples
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _check_groups(root: Path, samples: Sequence[Sample]) -> None:
