@@ -6,8 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from models.zoo.cnn import Cnn
 from models.zoo.cnn3d import Cnn3d
 from models.zoo.cnn_lstm import CnnLstm
+from models.zoo.cnn_seq_image import CnnSeqImage
+from models.zoo.cnn_transformer_lstm import CnnTransformerLstm
 from models.zoo.convlstm import ConvLstm
 from models.zoo.image_classifier import ImageNetClassifier
 from models.zoo.lite_lstm import LiteLstm
@@ -16,6 +19,16 @@ from models.zoo.row_lstm_regularized import RowLstmRegularized
 from models.zoo.small_cnn import SmallCnn
 
 AnyArchitecture = Annotated[
-    Cnn3d | CnnLstm | ConvLstm | ImageNetClassifier | LiteLstm | RowLstm | RowLstmRegularized | SmallCnn,
+    Cnn
+    | Cnn3d
+    | CnnLstm
+    | CnnSeqImage
+    | CnnTransformerLstm
+    | ConvLstm
+    | ImageNetClassifier
+    | LiteLstm
+    | RowLstm
+    | RowLstmRegularized
+    | SmallCnn,
     Field(discriminator="name"),
 ]

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import keras
-from keras import layers
 from pydantic import Field
 
 from models.errors import RecipeError
-from models.zoo.architecture import ENCODE
-from models.zoo.efficientnet_lite import TOP, efficientnet_lite0
+from models.zoo.backbones import OURS, PretrainedOn
+from models.zoo.efficientnet_lite import TOP
 from models.zoo.layers import CellMotion, TemporalDifference
-from models.zoo.pooling import pooled
+from models.zoo.recurrent import Cell, Readout, answers, read_out, recurrent
+from models.zoo.seeds import Seeds
+from models.zoo.stem import encoded, standardised
 from service.bundle.manifest import Frozen, Input
 
-# Small data sets make few steps: at the default of 0.99 the statistics used in serving would lag behind those of training.
-_MOMENTUM = 0.9
 Change = Literal["none", "differences", "motion"]
-Readout = Literal["last", "mean", "max", "mean_max", "attention"]
 
 
 class CnnLstm(Frozen):
-    """The parameters of `cnn_lstm`."""
+    """The parameters of `cnn_lstm`. The plain network of the textbooks has `bidirectional = false` and the rest as it is."""
 
     name: Literal["cnn_lstm"]
+    backbone: str = OURS
     until: str = TOP
-    weights: Literal["imagenet"] | None = "imagenet"
+    weights: PretrainedOn = "imagenet"
     grid: tuple[int, int] = (1, 1)
     projection: int | None = Field(default=None, ge=1)
     change: Change = "none"
+    cell: Cell = "lstm"
     units: int = Field(default=64, ge=1)
+    layers: int = Field(default=1, ge=1, le=8)
+    bidirectional: bool = True
     readout: Readout = "last"
     dropout: float = Field(default=0.5, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, lt=1)
@@ -53,12 +55,16 @@ def cnn_lstm(
     classes: int,
     height: int = 224,
     width: int = 224,
+    backbone: str = OURS,
     until: str = TOP,
     weights: str | None = "imagenet",
     grid: tuple[int, int] = (1, 1),
     projection: int | None = None,
     change: Change = "none",
+    cell: Cell = "lstm",
     units: int = 64,
+    layers: int = 1,
+    bidirectional: bool = True,
     readout: Readout = "last",
     dropout: float = 0.5,
     weight_decay: float = 0.0,
@@ -66,50 +72,34 @@ def cnn_lstm(
 ) -> keras.Model:
     """Clips `[B, T, height, width, 3]` of 0…255 RGB → probabilities `[B, classes]`; any T from 1 on.
 
-    TimeDistributed(EfficientNet-Lite0 up to `until`, averaged over `grid`) → BatchNorm → optionally Dense(`projection`)
-    → Bidirectional LSTM(`units` each way) → `readout` over time → Dense softmax. `change` says how the frames before come
-    in: `differences` beside the features, `motion` (see CellMotion) in their place, or `none`, by the LSTM alone.
+    TimeDistributed(`backbone` up to `until`, averaged over `grid`) → BatchNorm → optionally Dense(`projection`)
+    → `layers` of LSTM or GRU(`units`, each way where bidirectional) → `readout` over time → Dense softmax. `change` says how the
+    frames before come in: `differences` beside the features, `motion` (see CellMotion) in their place, or `none`, by the
+    recurrence alone. With `readout="attention"` the weights of the frames, `attention` `[B, T]`, are an output too.
     `weight_decay` is an L2 penalty on the head's kernels, `seed` fixes its initial weights and dropout.
     """
     if classes < 2:
         raise RecipeError(f"a classifier needs 2 classes or more, got {classes}; name them in the data set")
-    seeds = iter(range(seed * 100, seed * 100 + 100))
-    penalty = keras.regularizers.L2(weight_decay) if weight_decay else None
-
-    def kernel() -> dict[str, Any]:
-        return {"kernel_initializer": keras.initializers.GlorotUniform(next(seeds)), "kernel_regularizer": penalty}
-
-    clips = keras.Input((None, height, width, 3), name="clips")
-    encoder = pooled(efficientnet_lite0(height=height, width=width, until=until, weights=weights), grid=grid)
-    x = layers.TimeDistributed(encoder, name=ENCODE)(clips)
+    seeds = Seeds(seed, weight_decay=weight_decay)
+    clips, x = encoded(backbone=backbone, height=height, width=width, until=until, weights=weights, grid=grid)
     if change == "motion":
         x = CellMotion(grid[0] * grid[1], name="motion")(x)
-    x = layers.BatchNormalization(momentum=_MOMENTUM, name="standardise")(x)
+    x = standardised(x)
     if projection is not None:
-        x = layers.Dropout(dropout, seed=next(seeds), name="drop_features")(x)
-        x = layers.Dense(projection, name="project", **kernel())(x)
+        x = keras.layers.Dropout(dropout, seed=seeds.next(), name="drop_features")(x)
+        x = keras.layers.Dense(projection, name="project", **seeds.kernel())(x)
     if change == "differences":
         x = TemporalDifference(name="differences")(x)
-    orthogonal = keras.initializers.Orthogonal(seed=next(seeds))
-    recurrent = layers.LSTM(
-        units, return_sequences=readout != "last", recurrent_initializer=orthogonal, name="lstm", **kernel()
+    states = recurrent(
+        x,
+        cell=cell,
+        units=units,
+        depth=layers,
+        bidirectional=bidirectional,
+        dropout=dropout,
+        sequences=readout != "last",
+        seeds=seeds,
     )
-    x = layers.Bidirectional(recurrent, name="bilstm")(x)
-    x = _read_out(x, readout)
-    x = layers.Dropout(dropout, seed=next(seeds), name="drop_summary")(x)
-    probabilities = layers.Dense(classes, activation="softmax", name="classify", **kernel())(x)
-    return keras.Model(clips, probabilities, name="cnn_lstm")
-
-
-def _read_out(states: Any, readout: Readout) -> Any:
-    """`[B, T, 2·units]` → `[B, 2·units]`, or twice that for `mean_max`; `last` came without the time axis."""
-    if readout == "last":
-        return states
-    if readout == "attention":
-        states = layers.Attention(name="attention")([states, states])
-    mean, largest = layers.GlobalAveragePooling1D(name="mean"), layers.GlobalMaxPooling1D(name="max")
-    if readout == "max":
-        return largest(states)
-    if readout == "mean_max":
-        return layers.Concatenate(name="mean_max")([mean(states), largest(states)])
-    return mean(states)
+    summary, weights_of_frames = read_out(states, readout, seeds=seeds)
+    found = answers(summary, weights_of_frames, classes=classes, dropout=dropout, seeds=seeds)
+    return keras.Model(clips, found, name="cnn_lstm")

@@ -11,11 +11,12 @@ import pytest
 
 from models.errors import RecipeError, WeightsError
 from models.recipe import Recipe
-from models.zoo.cnn_lstm import Change, Readout, cnn_lstm
+from models.zoo.cnn_lstm import Change, cnn_lstm
 from models.zoo.efficientnet_lite import efficientnet_lite0
 from models.zoo.image_classifier import imagenet_classifier
 from models.zoo.layers import CellMotion, TemporalDifference
 from models.zoo.pooling import pooled
+from models.zoo.recurrent import Readout
 from models.zoo.torch_weights import read_torch_weights
 
 
@@ -117,9 +118,25 @@ def test_a_cnn_lstm_takes_clips_of_any_length_and_comes_back_from_its_file(
     again = keras.saving.load_model(tmp_path / "model.keras")
     for frames in (1, 4):
         clips = np.random.default_rng(frames).integers(0, 256, (2, frames, 32, 48, 3)).astype(np.float32)
-        probabilities = np.asarray(model(clips))
+        found, loaded = model(clips), again(clips)
+        if readout == "attention":
+            weights = np.asarray(found["attention"])
+            assert weights.shape == (2, frames)
+            assert weights.sum(1) == pytest.approx(np.ones(2), abs=1e-5)
+            found, loaded = found["probabilities"], loaded["probabilities"]
+        probabilities = np.asarray(found)
         assert probabilities.sum(1) == pytest.approx(np.ones(2), abs=1e-5)
-        assert np.asarray(again(clips)) == pytest.approx(probabilities, abs=1e-6)
+        assert np.asarray(loaded) == pytest.approx(probabilities, abs=1e-6)
+
+
+def test_the_fight_recipe_builds_the_network_that_ships() -> None:
+    """Sums over the first weights of its head as they were when it was trained: the options that came later change none."""
+    model = Recipe.read("fight").build(classes=2)
+    assert model.count_params() == 269_682
+    first = {weight.path: np.abs(np.asarray(weight)).sum() for weight in model.weights if weight.path[:3] != "enc"}
+    kernel, recurrent = "bilstm/forward_lstm/lstm_cell/kernel", "bilstm/forward_lstm/lstm_cell/recurrent_kernel"
+    expected = {"project/kernel": 239.1757, kernel: 140.5512, recurrent: 102.4552, "classify/kernel": 13.3035}
+    assert {name: first[name] for name in expected} == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_seed_fixes_the_heads_first_weights() -> None:

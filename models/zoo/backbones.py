@@ -1,0 +1,61 @@
+"""The CNN under a classifier: EfficientNet-Lite0 of our own, or any network of keras.applications, each with its own normalisation."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import keras
+from pydantic import BeforeValidator
+
+from models.errors import RecipeError, WeightsError
+from models.zoo.efficientnet_lite import TOP, efficientnet_lite0
+
+OURS = "efficientnet_lite0"
+# TOML has no null: a recipe says "none" where the weights are to be random.
+PretrainedOn = Annotated[Literal["imagenet"] | None, BeforeValidator(lambda said: None if said == "none" else said)]
+
+
+def backbone(
+    name: str = OURS, *, height: int = 224, width: int = 224, until: str = TOP, weights: str | None = "imagenet"
+) -> keras.Model:
+    """Frames `[N, height, width, 3]` of 0…255 RGB → feature maps `[N, h, w, D]`; what its authors do to pixels is inside.
+
+    `name` is `efficientnet_lite0`, or a class of keras.applications such as `ResNet50`; `until` names the last block of the
+    former or the last layer of the latter that is kept, `top` keeps all. Of keras.applications `weights="imagenet"` is
+    downloaded by Keras; None leaves them random. Raises RecipeError and WeightsError.
+    """
+    if name == OURS:
+        return efficientnet_lite0(height=height, width=width, until=until, weights=weights)
+    build, preprocess = _application(name)
+    frames = keras.Input((height, width, 3), name="frames")
+    fed = preprocess(frames)
+    try:
+        # One flat graph, so that a stage of training may cut it after any layer.
+        network = build(include_top=False, weights=weights, input_tensor=fed, input_shape=(height, width, 3))
+    except ValueError as error:
+        raise RecipeError(f"{name} of keras.applications does not take {height}×{width} pixels ({error})") from error
+    except Exception as error:  # urllib's and Keras's own, none of them with a common class
+        raise WeightsError(
+            f"the ImageNet weights of {name} cannot be downloaded ({error}); connect to the network once, or choose "
+            f'weights = "none", or backbone = "{OURS}", whose weights come with marey[build]'
+        ) from error
+    return keras.Model(frames, network.output if until == TOP else _inside(network, until), name=name.lower())
+
+
+def _application(name: str) -> tuple[Callable[..., keras.Model], Callable[[Any], Any]]:
+    """The class of that name with what its module calls `preprocess_input`."""
+    build = getattr(keras.applications, name, None)
+    if not inspect.isfunction(build) or "include_top" not in inspect.signature(build).parameters:
+        known = ", ".join(sorted(part for part in dir(keras.applications) if part[:1].isupper()))
+        raise RecipeError(f"there is no backbone {name!r}; choose {OURS}, or one of keras.applications: {known}")
+    return build, importlib.import_module(build.__module__).preprocess_input
+
+
+def _inside(network: keras.Model, until: str) -> Any:
+    names = [layer.name for layer in network.layers]
+    if until not in names:
+        raise RecipeError(f"{network.name} has no layer {until!r}; choose {TOP}, or one of its own, as {names[-1]}")
+    return network.get_layer(until).output
