@@ -1,4 +1,4 @@
-"""`marey-build`: train, export, quantize, engine, assess, crossval, run."""
+"""`marey-build`: train, export, quantize, engine, assess, crossval, run, results."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from models.console import (
     max_drop_option,
     one_sentence,
     out_option,
+    run_again,
+    set_option,
     split_option,
     tell,
 )
@@ -54,13 +56,14 @@ def main() -> None:
 @click.argument("recipe")
 @data_option
 @out_option
+@set_option
 @one_sentence
-def train(recipe: str, data: Path, out: Path) -> None:
+def train(recipe: str, data: Path, out: Path, overrides: tuple[str, ...]) -> None:
     """Train what RECIPE (a TOML file, or the name of one that ships) says; an interrupted training goes on where it was."""
     from models.recipe import Recipe
     from models.train import train as train_recipe
 
-    click.echo(f"wrote {train_recipe(Recipe.read(recipe), data=data, out=out)}")
+    click.echo(f"wrote {train_recipe(Recipe.read(recipe, overrides=overrides), data=data, out=out)}")
 
 
 @main.command()
@@ -70,15 +73,16 @@ def train(recipe: str, data: Path, out: Path) -> None:
 @click.option(
     "--cache", type=FOLDER, help="Keeps the frozen CNN's activations: runs/NAME/train/cache shares those of a run."
 )
+@set_option
 @one_sentence
-def crossval(recipe: str, data: Path, out: Path, cache: Path | None) -> None:
+def crossval(recipe: str, data: Path, out: Path, cache: Path | None, overrides: tuple[str, ...]) -> None:
     """Judge RECIPE by grouped cross-validation, beside a logistic regression on frozen features in the same folds."""
     from models.crossval import crossvalidate
     from models.recipe import Recipe
 
-    result = crossvalidate(Recipe.read(recipe), data=data, cache=cache)
+    result = crossvalidate(Recipe.read(recipe, overrides=overrides), data=data, cache=cache)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    out.write_text(json.dumps(result | {"command": command_line()}, indent=2) + "\n", encoding="utf-8")
     click.echo(f"wrote {out}")
 
 
@@ -196,22 +200,79 @@ def assess(
     type=FOLDER,
     help="Where the stages keep what they made (default: runs/NAME); a second run goes on there.",
 )
+@click.option(
+    "--results", type=FOLDER, help="Also write what RESULTS.md needs to RESULTS/NAME/report.json, as in models/results."
+)
+@set_option
 @max_drop_option
 @force_option
 @json_option
 @one_sentence
-def run(recipe: str, data: Path, out: Path, work: Path | None, max_drop: float, force: bool, as_json: bool) -> None:
+def run(
+    recipe: str,
+    data: Path,
+    out: Path,
+    work: Path | None,
+    results: Path | None,
+    overrides: tuple[str, ...],
+    max_drop: float,
+    force: bool,
+    as_json: bool,
+) -> None:
     """All of it: train RECIPE, export, calibrate, judge, and write the bundle."""
     from models.pipeline import run as run_recipe
     from models.recipe import Recipe
 
-    read = Recipe.read(recipe)
+    read = Recipe.read(recipe, overrides=overrides)
     folder = work or Path("runs") / read.name
     bundle, report = run_recipe(
-        read, data=data, out=out, work=folder, max_drop=max_drop, force=force, command=command_line()
+        read,
+        data=data,
+        out=out,
+        work=folder,
+        max_drop=max_drop,
+        force=force,
+        command=run_again(recipe, overrides=overrides, max_drop=max_drop, force=force),
+        base=Path(recipe).stem,
+        overrides=overrides,
     )
+    if results is not None:
+        from models.table.entry import write_entry
+        from models.table.made import entry_of
+
+        click.echo(f"wrote {write_entry(results, entry_of(bundle))}", err=True)
     tell(bundle, report, as_json=as_json)
     engine_too(bundle)
+
+
+@main.command()
+@click.argument("folder", type=FOLDER, default=Path("models/results"))
+@click.option("--out", type=FILE, help="The page [RESULTS.md beside FOLDER].")
+@click.option(
+    "--from",
+    "bundles",
+    type=FOLDER,
+    multiple=True,
+    help="Repeatable: take over the report of this bundle, or of all below.",
+)
+@click.option(
+    "--time",
+    "timed",
+    type=FOLDER,
+    multiple=True,
+    help="Repeatable: time this bundle anew, or all below, one at a time; then as --from.",
+)
+@one_sentence
+def results(folder: Path, out: Path | None, bundles: tuple[Path, ...], timed: tuple[Path, ...]) -> None:
+    """Write RESULTS.md, the table of all models, from FOLDER/*/report.json and crossval*.json [models/results]."""
+    from models.table.page import write_page
+
+    if bundles or timed:
+        from models.table.take import take_over
+
+        for entry in take_over(folder, bundles=bundles, timed=timed):
+            click.echo(f"wrote {entry}")
+    click.echo(f"wrote {write_page(folder, out or folder.parent / 'RESULTS.md')}")
 
 
 main.add_command(export)

@@ -18,7 +18,9 @@ from models.errors import DataError
 from models.layout import read_layout
 from models.load import load_clip, numbered_frames
 from models.marks import marked
+from models.motion import Motion
 from models.sample import Sample
+from models.share import share_of
 from service.bundle.manifest import Input, Sampling
 from service.media.frames import Clip
 
@@ -32,13 +34,15 @@ class Dataset:
     root: Path
     labels: tuple[str, ...]
     samples: tuple[Sample, ...]
+    motion: Motion | None = None
 
     @classmethod
-    def open(cls, root: str | Path, *, labels: Sequence[str] | None = None) -> Self:
+    def open(cls, root: str | Path, *, labels: Sequence[str] | None = None, motion: Motion | None = None) -> Self:
         """Read the layout under `root`; nothing is decoded. Raises DataError.
 
         `labels` are those of a network: their order is taken over, and a class of the data that is not among them is an
-        error. Where the data number their classes, `crane` of the data may be `crane (bird)` there.
+        error. Where the data number their classes, `crane` of the data may be `crane (bird)` there. `motion` reads every
+        image as a clip.
         """
         folder = Path(root)
         if not folder.is_dir():
@@ -60,7 +64,7 @@ class Dataset:
                 raise DataError(
                     f"{folder} has classes that the network lacks: {', '.join(sorted(foreign)[:5])}; give it other data"
                 )
-        return cls(folder, names if labels is None else tuple(labels), tuple(marked(folder, samples)))
+        return cls(folder, names if labels is None else tuple(labels), tuple(marked(folder, samples)), motion)
 
     def split(self, name: str | None) -> tuple[Sample, ...]:
         """The samples of one split, all for None; a split without samples is a DataError."""
@@ -70,6 +74,11 @@ class Dataset:
             raise DataError(f"{self.root} has no samples in split {name!r}, only in {held}; choose one of these")
         return found
 
+    def with_share(self, share: float, *, seed: int, split: str = "train") -> Self:
+        """The same with `share` of one split's samples, see `share_of`; the other splits as they are."""
+        kept = set(share_of(self.split(split), share=share, seed=seed))
+        return replace(self, samples=tuple(each for each in self.samples if each.split != split or each in kept))
+
     def class_ids(self, samples: Sequence[Sample]) -> list[int]:
         """The output that stands for each sample's label."""
         ids = {label: number for number, label in enumerate(self.labels)}
@@ -77,6 +86,8 @@ class Dataset:
 
     def load(self, sample: Sample, *, spec: Input, sampling: Sampling) -> Clip:
         """The frames of `sample` as the network takes them, by the server's own code. Raises DataError or RequestError."""
+        if self.motion is not None:
+            return self.motion.load(sample, spec=spec, sampling=sampling)
         return load_clip(sample.path, key=sample.key, spec=spec, sampling=sampling)
 
     def digest(self, samples: Sequence[Sample]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,13 @@ from service.media.image import decode_image
 from service.media.limits import Limits
 from service.media.preprocess import fit
 from service.media.sample import uniform
+from service.media.sniff import image_info
 
 IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 VIDEOS = frozenset({".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
 _LIMITS = Limits()
+_LARGEST = 4096  # the largest side that an input may ask for
+_ON_ITS_SIDE = 5  # EXIF orientations from here on swap width and height
 
 
 def load_clip(path: Path, *, key: str | None = None, spec: Input, sampling: Sampling) -> Clip:
@@ -43,6 +47,31 @@ def load_clip(path: Path, *, key: str | None = None, spec: Input, sampling: Samp
     raise DataError(
         f"{path} is neither image, video, npz nor folder by its name; allowed endings: {', '.join(sorted(IMAGES | VIDEOS))}"
     )
+
+
+def load_picture(path: Path, *, key: str | None = None) -> NDArray[np.uint8]:
+    """The whole still image, upright and at its own size, `[height, width, 3]` RGB or `[height, width]` grey; raises DataError."""
+    if is_idx(path):
+        return _idx_image(path, key)
+    if key is not None or path.is_dir() or path.suffix.lower() not in IMAGES:
+        raise DataError(
+            f"{path} is no still image by its name; allowed endings: {', '.join(sorted(IMAGES))} (or leave data.motion out)"
+        )
+    data = path.read_bytes()
+    info = image_info(data)
+    width, height = (info.height, info.width) if info.orientation >= _ON_ITS_SIDE else (info.width, info.height)
+    if max(width, height) > _LARGEST:
+        raise DataError(f"{path} is {width}×{height}; {_LARGEST} pixels a side are allowed: scale it down")
+    return decode_image(data, spec=Input(height=height, width=width), limits=_LIMITS).clip.frames[0]
+
+
+def clip_of(
+    path: Path, pictures: Sequence[NDArray[np.uint8]], *, spec: Input, sampling: Sampling, kind: str = "images"
+) -> Clip:
+    """Of `pictures`, each `[h, w]` or `[h, w, C]` RGB, those that `sampling` takes, as `spec` asks; `path` is for the message."""
+    chosen = _chosen(path, len(pictures), sampling=sampling)
+    frames = np.stack([fit(np.ascontiguousarray(pictures[i]), spec=spec) for i in chosen])
+    return _clip(frames, chosen, count=len(pictures), kind=kind)
 
 
 def numbered_frames(folder: Path) -> tuple[Path, ...]:
@@ -80,10 +109,14 @@ def _from_frames(folder: Path, *, spec: Input, sampling: Sampling) -> Clip:
 
 
 def _from_idx(path: Path, *, key: str | None, spec: Input) -> Clip:
+    return _clip(fit(_idx_image(path, key), spec=spec)[None], (0,), count=1, kind="idx")
+
+
+def _idx_image(path: Path, key: str | None) -> NDArray[np.uint8]:
     images = read_idx_images(path)
     if key is None or not key.isdecimal() or int(key) >= len(images):
         raise DataError(f"{path} has no image {key!r}; it holds those from 0 to {len(images) - 1}")
-    return _clip(fit(images[int(key)], spec=spec)[None], (0,), count=1, kind="idx")
+    return images[int(key)]
 
 
 def _from_array(path: Path, *, key: str | None, spec: Input, sampling: Sampling) -> Clip:
@@ -101,9 +134,7 @@ def _from_array(path: Path, *, key: str | None, spec: Input, sampling: Sampling)
         raise DataError(
             f"{path}:{key} is {clip.dtype} {list(clip.shape)}; a clip is uint8 [T, H, W], [T, H, W, 1] or [T, H, W, 3]"
         )
-    chosen = _chosen(path, len(pictures), sampling=sampling)
-    frames = np.stack([fit(np.ascontiguousarray(pictures[i]).astype(np.uint8), spec=spec) for i in chosen])
-    return _clip(frames, chosen, count=len(pictures), kind="npz")
+    return clip_of(path, list(pictures.astype(np.uint8)), spec=spec, sampling=sampling, kind="npz")
 
 
 def _chosen(path: Path, count: int, *, sampling: Sampling) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -13,6 +14,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from models.dataset import Dataset
 from models.errors import RecipeError
+from models.motion import Motion
+from models.overrides import Override, overridden
 from models.schedule import CrossValidation, Training
 from models.zoo.architectures import AnyArchitecture
 from service.bundle.manifest import Frozen, Input, Sampling, Task
@@ -45,6 +48,8 @@ class Data(Frozen):
     """A folder below the one that `--data` names; or `--data` itself, where it is that folder.
 
     `assess` is the split to report on, `score` what is asked there: `auc` adds the area under the ROC curve to the accuracy.
+    `share` leaves so much of split train, of each class and whole groups, by the seed of the training. With `motion` every
+    image is a clip: a window of it that moves.
     """
 
     folder: str
@@ -52,6 +57,8 @@ class Data(Frozen):
     license: str
     assess: str = "test"
     score: Score = "accuracy"
+    share: float = Field(default=1.0, gt=0, le=1)
+    motion: Motion | None = None
 
 
 class Weights(Frozen):
@@ -60,7 +67,7 @@ class Weights(Frozen):
 
 
 class Recipe(Frozen):
-    """Everything that determines a bundle. `sha256` is that of what the file says; its comments do not count."""
+    """Everything that determines a bundle. `sha256` is that of what the file says and `--set` changed; comments do not count."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")
@@ -92,25 +99,28 @@ class Recipe(Frozen):
         return self
 
     @classmethod
-    def read(cls, recipe: str | Path) -> Self:
-        """Read the TOML file at `recipe`, or the recipe of that name that ships; raises RecipeError."""
+    def read(cls, recipe: str | Path, *, overrides: Sequence[str] = ()) -> Self:
+        """Read the TOML file at `recipe`, or the recipe of that name that ships; `overrides` are KEY=VALUE. Raises RecipeError."""
         path = Path(recipe)
         if not path.suffix and not path.is_file():
             path = RECIPES / f"{recipe}.toml"
         if not path.is_file():
             known = ", ".join(sorted(found.stem for found in RECIPES.glob("*.toml")))
             raise RecipeError(f"there is no recipe {recipe}; name a TOML file, or one of those that ship: {known}")
+        said = [Override.parse(each) for each in overrides]
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-            said = json.dumps(content, sort_keys=True, default=str)
-            return cls.model_validate(content | {"sha256": hashlib.sha256(said.encode()).hexdigest()})
+            content = overridden(tomllib.loads(path.read_text(encoding="utf-8")), said)
+            digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+            return cls.model_validate(content | {"sha256": digest})
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path} is no TOML ({error}); mend the line") from None
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "recipe"
+            place = [str(part) for part in first["loc"]]
+            source = next((f"--set {each.text}" for each in said if each.names(place)), None)
             raise RecipeError(
-                f"{path}: {where}: {first['msg']} ({error.error_count()} in all); mend the recipe"
+                f"{source or path}: {'.'.join(place) or 'recipe'}: {first['msg']} ({error.error_count()} in all); "
+                f"mend the {'option' if source else 'recipe'}"
             ) from None
 
     def folder(self, data: str | Path) -> Path:
@@ -121,15 +131,18 @@ class Recipe(Frozen):
     def dataset(self, data: str | Path) -> Dataset:
         """The data set, with the recipe's labels; raises DataError, and RecipeError where a renamed label is not there."""
         folder = self.folder(data)
-        found = Dataset.open(folder)
+        found = Dataset.open(folder, motion=self.data.motion)
         foreign = set(self.labels.rename) - set(found.labels)
         if foreign:
             raise RecipeError(
                 f"labels.rename names {', '.join(sorted(foreign))}, which {folder} does not hold; mend the recipe"
             )
-        if not self.labels.rename:
+        if self.labels.rename:
+            names = [self.labels.rename.get(label, label) for label in found.labels]
+            found = Dataset.open(folder, labels=names, motion=self.data.motion)
+        if self.data.share == 1.0:
             return found
-        return Dataset.open(folder, labels=[self.labels.rename.get(label, label) for label in found.labels])
+        return found.with_share(self.data.share, seed=self.training.seed if self.training else 0)
 
     def build(self, *, classes: int, seed: int | None = None) -> keras.Model:
         """The architecture before training: clips `[B, T, H, W, C]`, or images `[B, H, W, C]`, → probabilities `[B, classes]`."""
