@@ -55,6 +55,7 @@ class Predictor:
         self.bundle = bundle
         self.replicas = replicas
         self._decoders = decoders
+        self._postprocess = bundle.postprocess()
 
     @property
     def manifest(self) -> Manifest:
@@ -164,6 +165,8 @@ class Predictor:
         framed = positions is not None and len(positions) == len(clip.indices) and not self.manifest.tells_places
         if framed and isinstance(clip.source, ImageInfo):
             positions = None  # it is one frame, of which the probabilities say it all
+        if positions is not None:
+            positions = self._postprocess.positions(positions[None])[0]
         inside_ms = decoded.decode_ms + decoded.preprocess_ms
         return Answer(
             clip,

@@ -111,6 +111,10 @@ class Grid(Frozen):
     background: str | None = None
 
     @property
+    def places(self) -> int:
+        return self.rows * self.columns
+
+    @property
     def cells(self) -> tuple[tuple[int, int], ...]:
         """Row and column of each place, from 0, by its number."""
         turns = self.order == "boustrophedon"
@@ -281,7 +285,7 @@ class Manifest(Frozen):
                 )
         if (grid := self.network.grid) is not None:
             count = self._places(self.network.stages[-1])
-            if count != grid.rows * grid.columns:
+            if count != grid.places:
                 raise ValueError(
                     f"network.grid is {grid.rows}×{grid.columns}, the network answers for {count or 'no'} places; they must be as many"
                 )

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from service.bundle.manifest import SCHEMA_VERSION, Artifact, Manifest, Role
 from service.bundle.pixel_steps import pixel_steps
 from service.errors import BundleError
+from service.postprocess import Postprocess
 
 MANIFEST = "manifest.json"
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "bundles"
@@ -52,6 +53,12 @@ class Bundle:
 
     def file(self, role: Role) -> Path:
         return self.path / self.artifact(role).file
+
+    def postprocess(self) -> Postprocess:
+        """What is done to `positions` after the network; raises BundleError where that is not known here."""
+        grid = self.manifest.network.grid
+        places = grid.places if grid else None
+        return Postprocess.read(self.manifest.postprocess, classes=len(self.manifest.labels), places=places)
 
     def golden(self) -> GoldenClips:
         with np.load(self.path / self.manifest.golden.file, allow_pickle=False) as arrays:
@@ -178,6 +185,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(raw)
         pixel_steps(manifest.input)
+        Bundle(folder, manifest).postprocess()
     except BundleError as error:
         raise BundleError(f"{file}: {error}") from None
     except ValidationError as error:
