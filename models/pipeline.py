@@ -35,9 +35,18 @@ _NOTED = ("seconds", "parameters", "trainable", "val", "machine", "stages")
 
 
 def run(
-    recipe: Recipe, *, data: Path, out: Path, work: Path, max_drop: float, force: bool, command: str
+    recipe: Recipe,
+    *,
+    data: Path,
+    out: Path,
+    work: Path,
+    max_drop: float,
+    force: bool,
+    command: str,
+    base: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> tuple[Bundle, Report]:
-    """All of it. Raises QuantizationRefused where INT8 loses too much; the float bundle is in `work` then, `out` untouched."""
+    """All of it; `base` and `overrides` say of which recipe that ships `recipe` is, and what was set otherwise. Raises QuantizationRefused where INT8 loses too much; the float bundle is in `work` then, `out` untouched."""
     dataset = recipe.dataset(data)
     model = train(recipe, data=data, out=work / "train")
     made_from = [recipe.sha256, json.dumps(packages())]
@@ -70,7 +79,8 @@ def run(
 
     quantized = _stage(work / "quantized", [*made_from, file_sha256(exported / MANIFEST)], quantize)
     judged = copy_bundle(open_bundle(quantized), work / "judged")
-    judged = note(judged, {"training": training_of(recipe, work / "train")})
+    made = {"base": base or recipe.name, "overrides": list(overrides), "architecture": recipe.architecture.name}
+    judged = note(judged, {"recipe": made, "training": training_of(recipe, work / "train")})
     bundle, report = assess(
         judged, dataset, split=recipe.data.assess, max_drop=max_drop, score=recipe.data.score, command=command
     )
