@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers
 from pydantic import Field
 
-from models.zoo.lines import Scan, in_steps
+from models.zoo.steps import Scan, in_steps
 from service.bundle.manifest import Frozen, Input
 
 _LEVELS = 256  # of a byte
@@ -21,7 +21,7 @@ class RowLstm(Frozen):
     name: Literal["row_lstm"]
     scan: Scan = "rows"
     steps: int | None = Field(default=None, ge=1)
-    embedding: int = Field(default=8, ge=1)
+    embedding: int = Field(default=4, ge=1)
     units: int = Field(default=128, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
@@ -44,7 +44,7 @@ def row_lstm(
     shape: tuple[int, int, int] = (28, 28, 1),
     scan: Scan = "rows",
     steps: int | None = None,
-    embedding: int = 8,
+    embedding: int = 4,
     units: int = 128,
     dropout: float = 0.0,
     seed: int = 0,

@@ -8,7 +8,7 @@ import keras
 from keras import layers
 from pydantic import Field
 
-from models.zoo.lines import Scan, in_steps
+from models.zoo.steps import Scan, in_steps
 from service.bundle.manifest import Frozen, Input
 
 
