@@ -25,12 +25,13 @@ from tqdm import tqdm
 
 from models.dataset import Dataset, Sample
 from models.errors import DataError, RecipeError
-from models.features import FEATURES, Activations
-from models.fit import Part
+from models.features import Activations
+from models.material import Material
+from models.part import FEATURES, Part
 from models.provenance import packages
 from models.recipe import Recipe
 from models.schedule import CrossValidation
-from models.train import activations_of, fit_all
+from models.train import fit_all
 from models.zoo.efficientnet_lite import efficientnet_lite0
 from models.zoo.pooling import pooled
 from service.bundle.manifest import Input, Sampling
@@ -86,8 +87,8 @@ def grouped_folds(dataset: Dataset, samples: Sequence[Sample], *, count: int, se
 
 def _ours(recipe: Recipe, dataset: Dataset, folds: Sequence[Fold], *, cache: Path) -> dict[str, Any]:
     plan, samples, labels = recipe.crossval, dataset.samples, len(dataset.labels)
-    activations = activations_of(recipe.build(classes=labels), recipe, dataset=dataset, cache=cache)
-    activations.prepare(samples)
+    material = Material(recipe.build(classes=labels), recipe, dataset=dataset, cache=cache)
+    material.prepare(samples)
     assert recipe.training is not None
     last = recipe.training.stages[-1].cut
     # Where every epoch is run and nothing is chosen, no clips need to be held back for the choice.
@@ -105,7 +106,7 @@ def _ours(recipe: Recipe, dataset: Dataset, folds: Sequence[Fold], *, cache: Pat
             fit_all(
                 model,
                 recipe,
-                activations=activations,
+                material=material,
                 dataset=dataset,
                 train=tuple(outer[i] for i in inner),
                 val=tuple(outer[i] for i in chosen),
@@ -113,7 +114,7 @@ def _ours(recipe: Recipe, dataset: Dataset, folds: Sequence[Fold], *, cache: Pat
                 quiet=True,
             )
             tested = [samples[i] for i in judged]
-            predicted = Part(model, cut=last).predict(activations.read(tested, cut=last)).argmax(1)
+            predicted = Part(model, cut=last).predict(material.read(tested, cut=last)).argmax(1)
             right[seed, judged] = predicted == np.array(dataset.class_ids(tested))
             keras.backend.clear_session()
             progress.update()
@@ -133,7 +134,7 @@ def _floor(dataset: Dataset, folds: Sequence[Fold], *, plan: CrossValidation, ca
     )
     activations.prepare(dataset.samples)
     inputs = np.stack(
-        [_statistics(row[0].astype(np.float32)) for row in activations.read(dataset.samples, cut=FEATURES)]
+        [_statistics(row[0].astype(np.float32)) for row in activations.read(dataset.samples, cut=FEATURES).views]
     )
     classes = np.array(dataset.class_ids(dataset.samples))
     right = np.zeros((1, len(classes)), bool)

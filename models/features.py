@@ -20,30 +20,13 @@ from tqdm import tqdm
 
 from models.augment import View
 from models.dataset import Dataset, Sample
-from models.errors import RecipeError
+from models.part import FEATURES, cut_model
+from models.rows import Cached
 from models.schedule import Augmentation
 from service.bundle.manifest import Input, Sampling
 
-FEATURES = "features"
 _CHUNK = 32  # frames in one call of the CNN
 _DENSE = 3  # views draw their frames from this many times as many
-
-
-def cut_model(encoder: keras.Model, *, cut: str) -> tuple[keras.Model, keras.Model | None]:
-    """`encoder` in two at `cut`: frames → activations, and activations → features (None where `cut` is `features`).
-
-    `cut` may name a block of the CNN, `block7`; both parts share their layers with `encoder`. Raises RecipeError.
-    """
-    if cut == FEATURES:
-        return encoder, None
-    names = [layer.name for layer in encoder.layers]
-    last = next((name for name in (f"{cut}_add", f"{cut}_project_norm", cut) if name in names), None)
-    if last is None or last == names[-1]:
-        raise RecipeError(
-            f"the CNN cannot be cut after {cut!r}; choose {FEATURES}, or one of its blocks before the last"
-        )
-    activations = encoder.get_layer(last).output
-    return keras.Model(encoder.input, activations), keras.Model(activations, encoder.output)
 
 
 class Activations:
@@ -67,6 +50,7 @@ class Activations:
         models = {cut: cut_model(encoder, cut=cut)[0] for cut in self._cuts}
         self._frozen = keras.Model(encoder.input, [model.output for model in models.values()])
         stamp = [spec.model_dump_json(), sampling.model_dump_json(), self._augmentation.model_dump_json(), str(seed)]
+        stamp += [dataset.root.name, *([dataset.motion.model_dump_json()] if dataset.motion else [])]
         self._folders = {cut: cache / f"{cut}-{_digest(model, stamp)}" for cut, model in models.items()}
 
     def prepare(self, samples: Sequence[Sample]) -> None:
@@ -80,19 +64,18 @@ class Activations:
             for cut, activations in zip(self._cuts, rows, strict=True):
                 _write(self._file(cut, sample), activations.reshape(*views.shape[:2], *activations.shape[1:]))
 
-    def read(self, samples: Sequence[Sample], *, cut: str) -> list[NDArray[np.float16]]:
+    def read(self, samples: Sequence[Sample], *, cut: str) -> Cached:
         """For each sample `[1 + V, T, …]`, mapped from disk; T may differ from clip to clip."""
-        return [np.load(self._file(cut, sample), mmap_mode="r") for sample in samples]
+        views = [np.load(self._file(cut, sample), mmap_mode="r") for sample in samples]
+        return Cached(views, [sample.name for sample in samples])
 
     def _views(self, sample: Sample) -> NDArray[np.uint8]:
         """`[1 + V, T, H, W, C]`; the draws depend on the seed and the clip's name, not on its place in the data set."""
         frames = self._dataset.load(sample, spec=self._spec, sampling=self._sampling).frames
         if not self._augmentation.views:
             return frames[None]
-        count = min(_DENSE * self._sampling.frames, 1024)
-        dense = Sampling(frames=count, max_frames=count)
-        clip = self._dataset.load(sample, spec=self._spec, sampling=dense).frames
-        key = int.from_bytes(hashlib.sha256(_identity(self._dataset, sample)).digest()[:8])
+        clip = self._dataset.load(sample, spec=self._spec, sampling=dense(self._sampling)).frames
+        key = int.from_bytes(hashlib.sha256(identity(self._dataset, sample)).digest()[:8])
         draws = [
             View.draw(self._augmentation, frames=len(frames), seed=(self._seed, key, view))
             for view in range(self._augmentation.views)
@@ -107,10 +90,17 @@ class Activations:
         return [np.concatenate(part).astype(np.float16) for part in zip(*parts, strict=True)]
 
     def _file(self, cut: str, sample: Sample) -> Path:
-        return self._folders[cut] / f"{hashlib.sha256(_identity(self._dataset, sample)).hexdigest()[:24]}.npy"
+        return self._folders[cut] / f"{hashlib.sha256(identity(self._dataset, sample)).hexdigest()[:24]}.npy"
 
 
-def _identity(dataset: Dataset, sample: Sample) -> bytes:
+def dense(sampling: Sampling) -> Sampling:
+    """So many frames that views of a clip can differ in time."""
+    count = min(_DENSE * sampling.frames, 1024)
+    return Sampling(frames=count, max_frames=count)
+
+
+def identity(dataset: Dataset, sample: Sample) -> bytes:
+    """What tells `sample` from all others of `dataset`, wherever that lies."""
     return f"{sample.path.relative_to(dataset.root).as_posix()}\0{sample.key or ''}".encode()
 
 

@@ -1,85 +1,31 @@
-"""Fit the trainable part of a CNN-LSTM on cached activations: one stage, one epoch after the other."""
+"""Fit the trainable part of a network to rows, cached or drawn: one stage, one epoch after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from models.checkpoint import Checkpoint, History
 from models.errors import BuildError
-from models.features import cut_model
-from models.schedule import Stage
-from models.zoo.architecture import ENCODE
-
-Rows = Sequence[NDArray[np.float16]]  # for each clip [1 + V, T, …]; view 0 is the clip as the server sees it
+from models.part import Part, batches
+from models.rows import Rows
+from models.schedule import Stage, Training
+from models.step import Batch, Step, accumulation
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Clips to fit or to judge by: their activations and the numbers of their classes."""
+    """Clips to fit or to judge by: their rows, the numbers of their classes and, where they are known, `places` `[n, P]` (−1: not)."""
 
     rows: Rows
     classes: NDArray[np.int64]
-
-
-@dataclass(slots=True)
-class History:
-    """Per epoch: mean training loss, loss and accuracy on val. `best` is the epoch whose weights were kept."""
-
-    loss: list[float] = field(default_factory=list)
-    val_loss: list[float] = field(default_factory=list)
-    val_accuracy: list[float] = field(default_factory=list)
-    best: int = -1
-
-
-class Part:
-    """The part of `model` after `cut`: activations `[B, T, …]` → probabilities. It shares its weights with `model`."""
-
-    def __init__(self, model: keras.Model, *, cut: str) -> None:
-        wrapped = model.get_layer(ENCODE)
-        self.tail = cut_model(wrapped.layer, cut=cut)[1]
-        self.head = keras.Model(wrapped.output, model.output)
-        self.variables = [*(self.tail.variables if self.tail else ()), *self.head.variables]
-        self.trainable = [*_kernels(self.tail), *self.head.trainable_variables]
-        self._forward = tf.function(self.__call__, reduce_retracing=True)
-
-    def __call__(self, rows: Any, *, training: bool = False) -> Any:
-        if self.tail is not None:
-            # BatchNorm of the CNN keeps its pretrained statistics: a batch of one clip's frames would spoil them.
-            shape = tf.shape(rows)
-            flat = tf.reshape(rows, tf.concat([[shape[0] * shape[1]], shape[2:]], 0))
-            flat = tf.ensure_shape(flat, (None, *self.tail.input_shape[1:]))
-            rows = tf.reshape(self.tail(flat, training=False), (shape[0], shape[1], self.head.input_shape[-1]))
-        return self.head(rows, training=training)
-
-    def penalty(self) -> Any:
-        return tf.add_n(self.head.losses) if self.head.losses else tf.constant(0.0)
-
-    def predict(self, rows: Rows, *, batch: int = 32) -> NDArray[np.float32]:
-        """Probabilities `[clips, K]` of view 0 of each."""
-        found: dict[int, NDArray[np.float32]] = {}
-        for chosen in batches([len(row[0]) for row in rows], np.arange(len(rows)), batch=batch):
-            inputs = np.stack([rows[i][0] for i in chosen]).astype(np.float32)
-            found.update(zip(chosen.tolist(), self._forward(tf.constant(inputs)).numpy(), strict=True))
-        return np.stack([found[i] for i in range(len(rows))])
-
-
-def batches(lengths: Sequence[int], order: NDArray[np.int64], *, batch: int) -> Iterator[NDArray[np.int64]]:
-    """`order` in batches whose clips all have the same number of frames, so that none is padded."""
-    buckets: dict[int, list[int]] = {}
-    for i in order.tolist():
-        bucket = buckets.setdefault(lengths[i], [])
-        bucket.append(i)
-        if len(bucket) == batch:
-            yield np.array(buckets.pop(lengths[i]))
-    yield from (np.array(bucket) for bucket in buckets.values())
+    places: NDArray[np.int64] | None = None
 
 
 def class_weights(classes: NDArray[np.int64], *, count: int) -> NDArray[np.float32]:
@@ -91,11 +37,13 @@ def class_weights(classes: NDArray[np.int64], *, count: int) -> NDArray[np.float
 def fit_stage(
     model: keras.Model,
     *,
+    training: Training,
     stage: Stage,
     train: Labelled,
     val: Labelled | None,
     weights: NDArray[np.float32],
     seed: int,
+    train_batchnorm: bool = False,
     checkpoint: Path | None = None,
     quiet: bool = False,
 ) -> History:
@@ -104,13 +52,10 @@ def fit_stage(
     The order of the clips and the choice of views depend on `seed` and the epoch alone. With a `checkpoint`, an
     interrupted stage goes on after its last whole epoch. Without `val`, every epoch is run. Raises BuildError where the loss is no number.
     """
-    part = Part(model, cut=stage.cut)
-    optimizer = keras.optimizers.Adam(stage.rate, clipnorm=1.0)
-    optimizer.build(part.trainable)
-    state = _State(part, optimizer, checkpoint)
+    part = Part(model, cut=stage.cut, train_batchnorm=train_batchnorm)
+    step = Step(part, training, stage)
+    state = Checkpoint(part.variables, step.optimizer, checkpoint)
     history = state.resume()
-    step = _step(part, optimizer, smoothing=stage.label_smoothing)
-    lengths = [len(row[0]) for row in train.rows]
     done = len(history.loss)
     progress = tqdm(
         range(done, stage.epochs),
@@ -123,20 +68,7 @@ def fit_stage(
     for epoch in progress:
         if val is not None and stage.patience and history.best >= 0 and epoch - history.best > stage.patience:
             break
-        rng = np.random.default_rng((seed, epoch))
-        order = list(batches(lengths, rng.permutation(len(train.rows)), batch=stage.batch))
-        losses = []
-        for number, chosen in enumerate(order):
-            optimizer.learning_rate.assign(_cosine(stage.rate, (epoch + number / len(order)) / stage.epochs))
-            views = rng.integers(0, [len(train.rows[i]) for i in chosen])
-            rows = np.stack([train.rows[i][view] for i, view in zip(chosen, views, strict=True)]).astype(np.float32)
-            classes = train.classes[chosen]
-            losses.append(float(step(tf.constant(rows), tf.constant(classes), tf.constant(weights[classes]))))
-        history.loss.append(float(np.mean(losses)))
-        if not np.isfinite(history.loss[-1]):
-            raise BuildError(
-                f"the loss is {history.loss[-1]} in epoch {epoch + 1} of {stage.cut}; lower the stage's rate {stage.rate}"
-            )
+        _run_epoch(step, training, stage, train, weights=weights, seed=seed, epoch=epoch, history=history)
         _judge(part, val, history)
         better = val is None or not stage.patience or history.val_loss[-1] <= min(history.val_loss)
         state.save(history, better=better)
@@ -145,31 +77,64 @@ def fit_stage(
     return history
 
 
-def _kernels(tail: keras.Model | None) -> list[Any]:
-    if tail is None:
-        return []
-    frozen = (keras.layers.BatchNormalization,)
-    return [
-        variable for layer in tail.layers if not isinstance(layer, frozen) for variable in layer.trainable_variables
-    ]
+def rate_at(stage: Stage, position: float) -> float:
+    """The rate at `position` epochs: a linear rise over `warm_up`, then half a cosine to 0 (Loshchilov & Hutter, arXiv 1608.03983)."""
+    if position < stage.warm_up:
+        return float(stage.rate * position / stage.warm_up)
+    share = (position - stage.warm_up) / (stage.epochs - stage.warm_up)
+    return float(stage.rate * 0.5 * (1.0 + np.cos(np.pi * share)))
 
 
-def _cosine(rate: float, share: float) -> float:
-    return float(rate * 0.5 * (1.0 + np.cos(np.pi * share)))
+def _run_epoch(
+    step: Step,
+    training: Training,
+    stage: Stage,
+    train: Labelled,
+    *,
+    weights: NDArray[np.float32],
+    seed: int,
+    epoch: int,
+    history: History,
+) -> None:
+    rng = np.random.default_rng((seed, epoch))
+    several = accumulation(training, stage)
+    order = list(batches(train.rows.lengths, rng.permutation(len(train.classes)), batch=stage.batch * several))
+    # One step's clips are those that one larger batch would hold.
+    small = [chosen[at : at + stage.batch] for chosen in order for at in range(0, len(chosen), stage.batch)]
+    drawn = iter(zip(small, train.rows.drawn(small, seed=(seed, epoch), rng=rng), strict=True))
+    losses, norms = [], []
+    rate = stage.rate
+    for number, chosen in enumerate(order):
+        warming = (number + 1) / len(order) if epoch < stage.warm_up else number / len(order)
+        rate = rate_at(stage, epoch + warming)
+        step.optimizer.learning_rate.assign(rate)
+        parts = list(_parts(drawn, train, weights, count=len(chosen)))
+        loss, norm = step(parts)
+        if not np.isfinite(loss):
+            names = ", ".join(train.rows.names[i] for i in chosen[:8])
+            raise BuildError(
+                f"the loss is {loss} in epoch {epoch + 1} of {stage.cut}, in a batch of {names}, at rate {rate:.2g} and gradient norm "
+                f"{norm:.3g}; look at these clips, or lower the stage's rate {stage.rate}"
+            )
+        losses.append(loss)
+        norms.append(norm)
+    history.loss.append(float(np.mean(losses)))
+    history.gradient_norm.append(float(np.mean(norms)))
+    history.rate.append(rate)
 
 
-def _step(part: Part, optimizer: Any, *, smoothing: float) -> Callable[[Any, Any, Any], Any]:
-    def run(rows: Any, classes: Any, weights: Any) -> Any:
-        with tf.GradientTape() as tape:
-            probabilities = part(rows, training=True)
-            count = probabilities.shape[-1]
-            wanted = tf.one_hot(classes, count) * (1.0 - smoothing) + smoothing / count
-            loss = tf.reduce_mean(weights * keras.losses.categorical_crossentropy(wanted, probabilities))
-            total = loss + part.penalty()
-        optimizer.apply_gradients(zip(tape.gradient(total, part.trainable), part.trainable, strict=True))
-        return loss
-
-    return tf.function(run, reduce_retracing=True)  # type: ignore[no-any-return]
+def _parts(
+    drawn: Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]],
+    train: Labelled,
+    weights: NDArray[np.float32],
+    *,
+    count: int,
+) -> Iterator[Batch]:
+    while count > 0:
+        chosen, rows = next(drawn)
+        classes = train.classes[chosen]
+        yield Batch(rows, classes, weights[classes], None if train.places is None else train.places[chosen])
+        count -= len(chosen)
 
 
 def _judge(part: Part, val: Labelled | None, history: History) -> None:
@@ -179,48 +144,3 @@ def _judge(part: Part, val: Labelled | None, history: History) -> None:
     right = probabilities[np.arange(len(val.classes)), val.classes]
     history.val_loss.append(float(-np.log(np.maximum(right, 1e-7)).mean()))
     history.val_accuracy.append(float((probabilities.argmax(1) == val.classes).mean()))
-
-
-class _State:
-    """The weights now and at best, the optimizer's and the history; on disk after every epoch where there is a file."""
-
-    def __init__(self, part: Part, optimizer: Any, file: Path | None) -> None:
-        self._live = [*part.variables, *optimizer.variables]
-        self._weights = len(part.variables)
-        self._file = file
-        self._best: list[NDArray[Any]] = []
-        self._history = History()
-
-    def resume(self) -> History:
-        if self._file is None or not self._file.is_file():
-            return self._history
-        with np.load(self._file, allow_pickle=False) as saved:
-            for number, variable in enumerate(self._live):
-                variable.assign(saved[f"live{number}"])
-            self._best = [saved[f"best{number}"] for number in range(self._weights)]
-            figures = {name: saved[name].tolist() for name in ("loss", "val_loss", "val_accuracy")}
-            self._history = History(**figures, best=int(saved["best"]))
-        return self._history
-
-    def save(self, history: History, *, better: bool) -> None:
-        if better:
-            history.best = len(history.loss) - 1
-            self._best = [np.array(variable) for variable in self._live[: self._weights]]
-        if self._file is None:
-            return
-        arrays = {f"live{number}": np.array(variable) for number, variable in enumerate(self._live)}
-        arrays |= {f"best{number}": value for number, value in enumerate(self._best)}
-        figures = {
-            "loss": history.loss,
-            "val_loss": history.val_loss,
-            "val_accuracy": history.val_accuracy,
-            "best": history.best,
-        }
-        part = self._file.with_suffix(".part")
-        with part.open("wb") as file:
-            np.savez(file, **arrays, **{name: np.array(value) for name, value in figures.items()})  # type: ignore[arg-type]  # NumPy's stub takes a dict for its flag
-        part.replace(self._file)
-
-    def restore_best(self) -> None:
-        for variable, value in zip(self._live, self._best, strict=False):
-            variable.assign(value)

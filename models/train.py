@@ -11,13 +11,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from models.checkpoint import History
 from models.dataset import Dataset, Sample
-from models.errors import BuildError, RecipeError
-from models.features import FEATURES, Activations
-from models.fit import History, Labelled, Part, class_weights, fit_stage
+from models.errors import BuildError
+from models.fit import Labelled, class_weights, fit_stage
+from models.material import Material
+from models.part import Part
 from models.provenance import packages
 from models.recipe import Recipe
-from models.zoo.architecture import ENCODE
+from models.schedule import FRAMES
 
 MODEL, RUN = "model.keras", "run.json"
 
@@ -60,7 +62,7 @@ def fit_all(
     model: keras.Model,
     recipe: Recipe,
     *,
-    activations: Activations,
+    material: Material,
     dataset: Dataset,
     train: tuple[Sample, ...],
     val: tuple[Sample, ...],
@@ -79,11 +81,13 @@ def fit_all(
         histories.append(
             fit_stage(
                 model,
+                training=recipe.training,
                 stage=stage,
-                train=Labelled(activations.read(train, cut=stage.cut), classes),
-                val=Labelled(activations.read(val, cut=stage.cut), np.array(dataset.class_ids(val), np.int64))
+                train=Labelled(material.read(train, cut=stage.cut), classes),
+                val=Labelled(material.read(val, cut=stage.cut), np.array(dataset.class_ids(val), np.int64))
                 if val
                 else None,
+                train_batchnorm=stage.train_batchnorm or (stage.cut == FRAMES and not recipe.architecture.pretrained),
                 weights=weights,
                 seed=seed * 1000 + number,
                 checkpoint=folder / f"stage{number}.npz" if folder else None,
@@ -91,35 +95,6 @@ def fit_all(
             )
         )
     return histories
-
-
-def activations_of(model: keras.Model, recipe: Recipe, *, dataset: Dataset, cache: Path) -> Activations:
-    """The cached activations at every cut of the recipe's stages. Raises RecipeError where the cuts move the wrong way."""
-    assert recipe.training is not None
-    encoder = model.get_layer(ENCODE).layer
-    cuts = [stage.cut for stage in recipe.training.stages]
-    depths = [len(encoder.layers) if cut == FEATURES else _number(cut) for cut in cuts]
-    if depths != sorted(depths, reverse=True):
-        raise RecipeError(
-            f"stages cut at {', '.join(cuts)}: a later stage must not freeze what one before it trained; reorder them"
-        )
-    return Activations(
-        encoder,
-        dataset=dataset,
-        spec=recipe.input,
-        sampling=recipe.sampling,
-        cuts=cuts,
-        augmentation=recipe.training.augmentation,
-        seed=recipe.training.seed,
-        cache=cache,
-    )
-
-
-def _number(cut: str) -> int:
-    digits = cut.removeprefix("block")
-    if not digits.isdigit():
-        raise RecipeError(f"the CNN cannot be cut after {cut!r}; choose {FEATURES} or a block, such as block7")
-    return int(digits)
 
 
 def _fit(model: keras.Model, recipe: Recipe, *, dataset: Dataset, folder: Path) -> dict[str, Any]:
@@ -130,12 +105,12 @@ def _fit(model: keras.Model, recipe: Recipe, *, dataset: Dataset, folder: Path) 
         raise BuildError(
             f"split train has no samples of {', '.join(sorted(missing)[:5])}; a class cannot be learned from none"
         )
-    activations = activations_of(model, recipe, dataset=dataset, cache=folder / "cache")
-    activations.prepare((*fitted, *chosen))
+    material = Material(model, recipe, dataset=dataset, cache=folder / "cache")
+    material.prepare((*fitted, *chosen))
     histories = fit_all(
         model,
         recipe,
-        activations=activations,
+        material=material,
         dataset=dataset,
         train=fitted,
         val=chosen,
@@ -143,7 +118,7 @@ def _fit(model: keras.Model, recipe: Recipe, *, dataset: Dataset, folder: Path) 
         folder=folder,
     )
     last = recipe.training.stages[-1].cut
-    predicted = Part(model, cut=last).predict(activations.read(chosen, cut=last)).argmax(1)
+    predicted = Part(model, cut=last).predict(material.read(chosen, cut=last)).argmax(1)
     right = int((predicted == np.array(dataset.class_ids(chosen))).sum())
     return {
         "val": {"n": len(chosen), "right": right, "accuracy": right / len(chosen)},

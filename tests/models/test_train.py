@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from models.errors import BuildError, RecipeError
-from models.features import FEATURES, Activations
-from models.fit import Labelled, Part, batches, class_weights, fit_stage
+from models.features import Activations
+from models.fit import Labelled, class_weights, fit_stage
+from models.part import FEATURES, Part, batches
 from models.recipe import Recipe
-from models.schedule import Stage
+from models.rows import Cached
+from models.schedule import Stage, Training
 from models.train import RUN, train
 from models.zoo.architecture import ENCODE
 
@@ -85,9 +87,9 @@ def test_frozen_activations_are_those_of_the_network_on_the_servers_frames(
     )
     activations.prepare([sample])
     frames = dataset.load(sample, spec=moving_recipe.input, sampling=moving_recipe.sampling).frames.astype(np.float32)
-    (found,) = activations.read([sample], cut=FEATURES)
+    (found,) = activations.read([sample], cut=FEATURES).views
     assert found[0] == pytest.approx(np.asarray(encoder(frames)), rel=1e-2, abs=1e-2)
-    assert activations.read([sample], cut="block0")[0].shape == (1, 4, 16, 16, 16)
+    assert activations.read([sample], cut="block0").views[0].shape == (1, 4, 16, 16, 16)
 
 
 class Interrupted(Exception):
@@ -108,6 +110,10 @@ class _StopsAt(list):  # type: ignore[type-arg]
         return super().__getitem__(index)  # type: ignore[index]
 
 
+def training(stage: Stage) -> Training:
+    return Training(stages=(stage,))
+
+
 def head_only(moving_recipe: Recipe) -> tuple[keras.Model, Labelled, Labelled, Stage]:
     keras.utils.set_random_seed(0)
     model = moving_recipe.build(classes=2)
@@ -115,10 +121,11 @@ def head_only(moving_recipe: Recipe) -> tuple[keras.Model, Labelled, Labelled, S
     classes = np.arange(20) % 2
     size = model.get_layer(ENCODE).output.shape[-1]
     rows = [(rng.normal(size=(2, 4, size)) * (1 + 3 * number)).astype(np.float16) for number in classes]
+    names = [f"clip{number}" for number in range(20)]
     return (
         model,
-        Labelled(rows, classes),
-        Labelled(rows[:6], classes[:6]),
+        Labelled(Cached(rows, names), classes),
+        Labelled(Cached(rows[:6], names[:6]), classes[:6]),
         Stage(epochs=5, rate=1e-2, batch=4, patience=3),
     )
 
@@ -128,15 +135,31 @@ def test_an_interrupted_stage_goes_on_and_ends_where_an_uninterrupted_one_does(
 ) -> None:
     weights = np.ones(2, np.float32)
     model, fitted, val, stage = head_only(moving_recipe)
-    whole = fit_stage(model, stage=stage, train=fitted, val=val, weights=weights, seed=1)
+    whole = fit_stage(model, training=training(stage), stage=stage, train=fitted, val=val, weights=weights, seed=1)
     expected = model.get_weights()
     model, _, _, _ = head_only(moving_recipe)
-    broken = Labelled(_StopsAt(list(fitted.rows), 140), fitted.classes)
+    broken = Labelled(Cached(_StopsAt(list(fitted.rows.views), 140), fitted.rows.names), fitted.classes)
     with pytest.raises(Interrupted):
-        fit_stage(model, stage=stage, train=broken, val=val, weights=weights, seed=1, checkpoint=tmp_path / "s.npz")
+        fit_stage(
+            model,
+            training=training(stage),
+            stage=stage,
+            train=broken,
+            val=val,
+            weights=weights,
+            seed=1,
+            checkpoint=tmp_path / "s.npz",
+        )
     model, _, _, _ = head_only(moving_recipe)
     resumed = fit_stage(
-        model, stage=stage, train=fitted, val=val, weights=weights, seed=1, checkpoint=tmp_path / "s.npz"
+        model,
+        training=training(stage),
+        stage=stage,
+        train=fitted,
+        val=val,
+        weights=weights,
+        seed=1,
+        checkpoint=tmp_path / "s.npz",
     )
     assert resumed == whole
     for one, other in zip(expected, model.get_weights(), strict=True):
@@ -147,7 +170,15 @@ def test_early_stopping_brings_back_the_best_weights(moving_recipe: Recipe) -> N
     model, fitted, val, stage = head_only(moving_recipe)
     wrong = Labelled(val.rows, 1 - val.classes)  # the better the fit, the worse on val: the first epoch is the best
     patient = stage.model_copy(update={"epochs": 30, "patience": 2})
-    history = fit_stage(model, stage=patient, train=fitted, val=wrong, weights=np.ones(2, np.float32), seed=0)
+    history = fit_stage(
+        model,
+        training=training(patient),
+        stage=patient,
+        train=fitted,
+        val=wrong,
+        weights=np.ones(2, np.float32),
+        seed=0,
+    )
     assert len(history.loss) == history.best + 1 + 2 < 30
     probabilities = Part(model, cut=FEATURES).predict(wrong.rows)
     loss = -np.log(probabilities[np.arange(6), wrong.classes]).mean()
@@ -156,8 +187,18 @@ def test_early_stopping_brings_back_the_best_weights(moving_recipe: Recipe) -> N
 
 def test_a_loss_that_is_no_number_ends_the_training(moving_recipe: Recipe) -> None:
     model, fitted, val, stage = head_only(moving_recipe)
-    with pytest.raises(BuildError, match="the loss is nan in epoch 1 of features; lower the stage's rate"):
-        fit_stage(model, stage=stage, train=fitted, val=val, weights=np.full(2, np.nan, np.float32), seed=0)
+    with pytest.raises(
+        BuildError, match=r"the loss is nan in epoch 1 of features, in a batch of clip\d+.*lower the stage's rate"
+    ):
+        fit_stage(
+            model,
+            training=training(stage),
+            stage=stage,
+            train=fitted,
+            val=val,
+            weights=np.full(2, np.nan, np.float32),
+            seed=0,
+        )
 
 
 def test_batches_hold_clips_of_one_length_and_every_clip_once() -> None:

@@ -1,0 +1,115 @@
+"""One step of training: the loss, its gradient, and what the optimizer makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from models.errors import BuildError
+from models.part import Part
+from models.schedule import Stage, Training
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Clips that are in memory at once: `rows` `[b, T, …]`, `classes` `[b]`, `weights` `[b]` and, where they are known, `places` `[b, P]` (−1: not)."""
+
+    rows: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    places: NDArray[np.int64] | None = None
+
+
+class Step:
+    """Trains `part` by one batch, or by several whose gradients are added up as if they were one."""
+
+    def __init__(self, part: Part, training: Training, stage: Stage) -> None:
+        self._part, self._smoothing, self._places_weight = part, stage.label_smoothing, training.places_weight
+        self.optimizer = _optimizer(training, stage)
+        self.optimizer.build(part.trainable)
+        self._at_once = tf.function(self._train, reduce_retracing=True)
+        self._gradients = tf.function(self._gradient, reduce_retracing=True)
+        self._apply = tf.function(self._applied)
+
+    def __call__(self, parts: Sequence[Batch]) -> tuple[float, float]:
+        """The mean loss of all clips, without penalties, and the norm of the whole gradient before it is clipped."""
+        if len(parts) == 1:
+            loss, norm = self._at_once(*_tensors(parts[0]))
+            return float(loss), float(norm)
+        count = sum(len(each.classes) for each in parts)
+        total: list[Any] = []
+        loss = 0.0
+        for number, each in enumerate(parts):
+            share = tf.constant(len(each.classes) / count, tf.float32)
+            # The penalty does not depend on the clips: it counts once.
+            found, gradient = self._gradients(_tensors(each), share, tf.constant(number == 0))
+            total = [one + other for one, other in zip(total, gradient, strict=True)] if total else list(gradient)
+            loss += float(found) * len(each.classes) / count
+        return loss, float(self._apply(total))
+
+    def _train(self, *batch: Any) -> tuple[Any, Any]:
+        loss, gradient = self._gradient(batch)
+        return loss, self._applied(gradient)
+
+    def _gradient(self, batch: tuple[Any, ...], share: Any = None, first: Any = None) -> tuple[Any, Any]:
+        rows, classes, weights, places = batch
+        with tf.GradientTape() as tape:
+            outputs = self._part(rows, training=True)
+            probabilities = outputs["probabilities"]
+            count = probabilities.shape[-1]
+            wanted = tf.one_hot(classes, count) * (1.0 - self._smoothing) + self._smoothing / count
+            loss = tf.reduce_mean(weights * keras.losses.categorical_crossentropy(wanted, probabilities))
+            if places is not None:
+                loss += self._places_weight * _places_loss(outputs["positions"], places)
+            total = loss + self._part.penalty() if share is None else share * loss + _once(self._part.penalty(), first)
+        return loss, _whole(tape.gradient(total, self._part.trainable), self._part.trainable)
+
+    def _applied(self, gradient: Any) -> Any:
+        self.optimizer.apply_gradients(zip(gradient, self._part.trainable, strict=True))
+        return tf.linalg.global_norm(gradient)
+
+
+def _optimizer(training: Training, stage: Stage) -> Any:
+    clipping = {"clipvalue": training.clip_value} if training.clip_value else {"clipnorm": training.clip_norm or 1.0}
+    if not training.weight_decay:
+        return keras.optimizers.Adam(stage.rate, **clipping)
+    optimizer = keras.optimizers.AdamW(stage.rate, weight_decay=training.weight_decay, **clipping)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def _places_loss(positions: Any, places: Any) -> Any:
+    """The mean over clips of the mean cross-entropy of a clip's known places; 0 for a clip without any."""
+    known = tf.cast(places >= 0, tf.float32)
+    each = keras.losses.sparse_categorical_crossentropy(tf.maximum(places, 0), positions)
+    return tf.reduce_mean(tf.math.divide_no_nan(tf.reduce_sum(each * known, 1), tf.reduce_sum(known, 1)))
+
+
+def _once(penalty: Any, first: Any) -> Any:
+    return tf.where(first, penalty, 0.0)
+
+
+def _whole(gradient: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+    lost = [variable.path for found, variable in zip(gradient, variables, strict=True) if found is None]
+    if lost:
+        raise BuildError(
+            f"the loss does not depend on {', '.join(lost[:3])}: nothing can be learned there; connect it to probabilities, "
+            "or leave it out"
+        )
+    return [tf.convert_to_tensor(found) for found in gradient]
+
+
+def _tensors(batch: Batch) -> tuple[Any, ...]:
+    given = (batch.rows, batch.classes, batch.weights, batch.places)
+    return tuple(None if each is None else tf.constant(each) for each in given)
+
+
+def accumulation(training: Training, stage: Stage) -> int:
+    """How many batches make one step."""
+    return stage.accumulate or training.accumulate
