@@ -21,7 +21,6 @@ from models.console import (
     max_drop_option,
     one_sentence,
     out_option,
-    run_again,
     set_option,
     split_option,
     tell,
@@ -221,6 +220,7 @@ def run(
 ) -> None:
     """All of it: train RECIPE, export, calibrate, judge, and write the bundle."""
     from models.pipeline import run as run_recipe
+    from models.provenance import run_again
     from models.recipe import Recipe
 
     read = Recipe.read(recipe, overrides=overrides)
@@ -232,7 +232,7 @@ def run(
         work=folder,
         max_drop=max_drop,
         force=force,
-        command=run_again(recipe, overrides=overrides, max_drop=max_drop, force=force),
+        command=run_again(command_line()),
         base=Path(recipe).stem,
         overrides=overrides,
     )

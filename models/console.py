@@ -8,7 +8,7 @@ import resource
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec
@@ -50,9 +50,8 @@ set_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 split_option = click.option("--split", default="test", show_default=True, help="The split to judge on.")
-MAX_DROP = 0.01
 max_drop_option = click.option(
-    "--max-drop", type=click.FloatRange(0, 1), default=MAX_DROP, show_default=True, help="Accuracy that INT8 may lose."
+    "--max-drop", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Accuracy that INT8 may lose."
 )
 force_option = click.option(
     "--force", is_flag=True, help="Keep an INT8 encoder that loses more; the manifest records it."
@@ -64,15 +63,6 @@ def command_line() -> str:
     return shlex.join(
         ["marey-build", *(Path(each).name if Path(each).is_absolute() else each for each in sys.argv[1:])]
     )
-
-
-def run_again(recipe: str, *, max_drop: float, force: bool, overrides: Sequence[str]) -> str:
-    """What anybody can type to make the bundle of `recipe`; folders are named by what they are, so that it fits every machine."""
-    words = ["marey-build", "run", Path(recipe).name, "--data", "DATA", "--out", "BUNDLE"]
-    for each in overrides:
-        words += ["--set", each]
-    words += ["--max-drop", f"{max_drop:g}"] if max_drop != MAX_DROP else []
-    return shlex.join([*words, "--force"] if force else words)
 
 
 def engine_too(bundle: Bundle) -> None:

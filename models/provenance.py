@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,6 +21,9 @@ _PACKAGES = (
     "opencv-python-headless",
 )
 
+# Options of `marey-build run` that name folders, and how they stand in a command for everybody.
+_FOLDERS = {"--data": "DATA", "--out": "BUNDLE", "--work": None, "--results": None}
+
 
 def packages() -> dict[str, str]:
     """The installed versions, `marey` first."""
@@ -30,6 +34,24 @@ def packages() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def run_again(command: str) -> str:
+    """A `marey-build run …` as anybody can type it: folders named by what they are, without what changes nothing in the bundle."""
+    words = iter(word for said in shlex.split(command) for word in _apart(said))
+    kept = []
+    for word in words:
+        if word in _FOLDERS:
+            next(words, None)
+            kept += [word, _FOLDERS[word]] if _FOLDERS[word] else []
+        elif word != "--json":
+            kept.append(Path(word).name if word.endswith(".toml") else word)
+    return shlex.join(kept)
+
+
+def _apart(word: str) -> list[str]:
+    name, equals, value = word.partition("=")
+    return [name, value] if equals and name in _FOLDERS else [word]
 
 
 def file_sha256(path: Path) -> str:

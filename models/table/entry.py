@@ -1,0 +1,146 @@
+"""What is kept of a judged bundle for RESULTS.md: `models/results/ID/report.json`, small enough to be committed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from models.errors import DataError
+from service.bundle.manifest import Frozen, Precision
+
+REPORT = "report.json"
+
+
+class Source(Frozen):
+    """Where data or weights come from, and under which licence."""
+
+    name: str | None = None
+    source: str | None = None
+    license: str | None = None
+
+
+class Figures(Frozen):
+    """Of one precision on the split, with 95 % intervals; `changed`: how the images were changed before, if they were."""
+
+    engine: str
+    precision: Precision
+    split: str
+    n: int
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    macro_f1: float
+    auc: float | None = None
+    auc_interval: tuple[float, float] | None = None
+    agreement: float | None = None
+    changed: str | None = None
+
+
+class Timing(Frozen):
+    """Medians in ms of all networks for one image or clip of `frames`; both precisions took turns. `load`: processes a core, before."""
+
+    float_ms: float
+    int8_ms: float | None = None
+    frames: int
+    runs: int
+    threads: int
+    device: str
+    load: float | None = None
+
+
+class Place(Frozen):
+    """A figure of where, not what: pixel AUC, IoU …"""
+
+    name: str
+    value: float
+    n: int
+    split: str
+    interval: tuple[float, float] | None = None
+
+
+class Answers(Frozen):
+    """What the bundle said wrong on the split: pairs of a sample's place and the class said. `order` tells one split from another."""
+
+    n: int
+    order: str
+    wrong: dict[str, tuple[tuple[int, int], ...]]
+
+
+class Entry(Frozen):
+    """A row. `base` and `overrides`: the recipe that ships, and what was set otherwise; `not_trained`: why nothing was trained here."""
+
+    id: str
+    base: str
+    overrides: tuple[str, ...] = ()
+    description: str
+    architecture: str | None = None
+    data: Source
+    weights: Source = Source()
+    unit: Literal["image", "clip"]
+    classes: int
+    score: Literal["accuracy", "auc"] = "accuracy"
+    parameters: int
+    trainable: int | None = None
+    float_bytes: int
+    int8_bytes: int | None = None
+    int8_share: float | None = None
+    no_int8: str | None = None
+    figures: tuple[Figures, ...] = ()
+    verdict: str | None = None
+    places: tuple[Place, ...] = ()
+    timing: Timing | None = None
+    training_seconds: float | None = None
+    training_machine: str | None = None
+    not_trained: str | None = None
+    command: str | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+    answers: Answers | None = None
+
+    @property
+    def without_weights(self) -> bool:
+        """Whether its weights are random: such a row shows size and speed, and no accuracy."""
+        return self.not_trained is not None and self.weights.source is None
+
+    def figure(self, precision: Precision) -> Figures | None:
+        """Those of `precision` on unchanged images, or None."""
+        return next((each for each in self.figures if each.precision == precision and each.changed is None), None)
+
+
+def write_entry(folder: Path, entry: Entry) -> Path:
+    """Write `folder`/ID/report.json, one field a line, so that a change can be read; returns its path."""
+    file = folder / entry.id / REPORT
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = entry.model_dump(mode="json", exclude_none=True)
+    lines = [f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in content.items()]
+    part = file.with_suffix(".part")
+    part.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    part.replace(file)
+    return file
+
+
+def read_entries(folder: Path) -> tuple[Entry, ...]:
+    """Those below `folder`, by id; raises DataError for a file that is none."""
+    return tuple(_read(file) for file in sorted(folder.glob(f"*/{REPORT}")))
+
+
+def _read(file: Path) -> Entry:
+    try:
+        entry = Entry.model_validate(_json(file))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{file}: {where}: {first['msg']}; write it again with marey-build results --from") from None
+    if entry.id != file.parent.name:
+        raise DataError(f"{file} is of {entry.id}; a report lies in the folder of its id")
+    return entry
+
+
+def _json(file: Path) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file} is no JSON ({error}); write it again with marey-build results --from") from None
+    return found

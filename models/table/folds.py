@@ -1,0 +1,103 @@
+"""Grouped cross-validations of the same folds, side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+from models.errors import DataError
+from models.table.cells import NONE, milliseconds, percent, points, table
+from models.table.entry import Entry
+
+PATTERN = "*/crossval*.json"
+_NEEDED = {"recipe", "data", "data_sha256", "n", "groups", "fold_sizes", "ours", "floor"}
+
+
+@dataclass(frozen=True, slots=True)
+class CrossValidated:
+    """What `marey-build crossval` wrote."""
+
+    content: Mapping[str, Any]
+
+    @property
+    def folds(self) -> tuple[Any, ...]:
+        """What must be the same for two to stand in one table."""
+        told = self.content
+        return (told["data"], told["n"], told["groups"], *told["fold_sizes"], told["data_sha256"])
+
+
+def read_crossvals(folder: Path) -> tuple[CrossValidated, ...]:
+    """Those below `folder`, in the order of their names; raises DataError for a file that is none."""
+    return tuple(_read(file) for file in sorted(folder.glob(PATTERN)))
+
+
+def _read(file: Path) -> CrossValidated:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file} is no JSON ({error}); write it again with marey-build crossval --out") from None
+    missing = _NEEDED - set(content)
+    if missing:
+        raise DataError(f"{file} lacks {', '.join(sorted(missing))}; write it again with marey-build crossval --out")
+    return CrossValidated(content)
+
+
+def fold_tables(found: Sequence[CrossValidated], entries: Sequence[Entry]) -> list[str]:
+    """One table for each set of folds, the floor below its recipes."""
+    by_id = {entry.id: entry for entry in entries}
+    groups: dict[tuple[Any, ...], list[CrossValidated]] = {}
+    for each in found:
+        groups.setdefault(each.folds, []).append(each)
+    lines: list[str] = []
+    for same in sorted(groups.values(), key=lambda group: group[0].folds[0]):
+        first = same[0].content
+        lines += [
+            f"### {first['data']}: {len(first['fold_sizes'])} folds of whole groups, n = {first['n']}, {first['groups']} groups",
+            "",
+            *table(
+                [
+                    "recipe",
+                    "frames",
+                    "parameters",
+                    "accuracy",
+                    "spread",
+                    "each fold",
+                    "against the floor",
+                    "ms a clip, float / INT8",
+                ],
+                [*(_row(each.content, by_id.get(each.content["recipe"])) for each in same), _floor(first["floor"])],
+            ),
+            "",
+        ]
+    return lines
+
+
+def _row(told: Mapping[str, Any], entry: Entry | None) -> list[str]:
+    ours, floor = told["ours"], told["floor"]
+    frames = told.get("frames") or (entry.timing.frames if entry and entry.timing else None)
+    parameters = told.get("parameters") or (entry.parameters if entry else None)
+    differences = [one - other for one, other in zip(ours["by_fold"], floor["by_fold"], strict=True)]
+    return [
+        f"`{told['recipe']}`",
+        str(frames or NONE),
+        f"{parameters:,}" if parameters else NONE,
+        percent(ours["accuracy"]) + f" ± {100 * ours['standard_error']:.1f}",
+        f"{100 * stdev(ours['by_fold']):.1f}",
+        _each(ours["by_fold"]),
+        points(ours["accuracy"] - floor["accuracy"], stdev(differences) / len(differences) ** 0.5),
+        milliseconds(entry.timing if entry else None),
+    ]
+
+
+def _floor(floor: Mapping[str, Any]) -> list[str]:
+    accuracy = percent(floor["accuracy"]) + f" ± {100 * floor['standard_error']:.1f}"
+    spread = f"{100 * stdev(floor['by_fold']):.1f}"
+    return ["the floor", NONE, NONE, accuracy, spread, _each(floor["by_fold"]), NONE, NONE]
+
+
+def _each(by_fold: Sequence[float]) -> str:
+    return " ".join(f"{100 * value:.0f}" for value in by_fold)
