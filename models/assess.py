@@ -15,6 +15,7 @@ from models.dataset import Dataset
 from models.errors import DataError
 from models.judge import Judged, Runner, judge, runners_of
 from models.metrics import agreement, auc, figures
+from models.motion import Motion
 from models.recipe import Score
 from models.report import Report, confusion_entry, confusion_png, markdown
 from service.bundle.manifest import Metric
@@ -72,6 +73,17 @@ def answers(part: Judged, *, root: Path) -> Report:
         said = rows.argmax(axis=1)
         wrong[str(runner)] = [[int(place), int(said[place])] for place in np.flatnonzero(said != part.truth)]
     return {"n": len(part.truth), "order": order.hexdigest(), "wrong": wrong}
+
+
+def dataset_of(bundle: Bundle, data: Path) -> Dataset:
+    """The labelled data at `data`, read as the bundle's own were: its labels in their order, images as its recipe reads them."""
+    return Dataset.open(data, labels=bundle.manifest.labels, motion=motion_of(bundle))
+
+
+def motion_of(bundle: Bundle) -> Motion | None:
+    """What its recipe made of still images, by the report."""
+    found = read_report(bundle).get("recipe", {}).get("motion")
+    return None if found is None else Motion.model_validate(found)
 
 
 def one_class_each(bundle: Bundle) -> None:

@@ -14,7 +14,9 @@ from tqdm import tqdm
 
 from models.dataset import Dataset, Sample
 from models.errors import DataError
-from models.load import IMAGES, VIDEOS, load_clip
+from models.layout import is_dataset
+from models.load import IMAGES, VIDEOS
+from models.motion import Motion
 from models.quantize import CalibrationData
 from service.bundle.manifest import Manifest
 from service.errors import MareyError
@@ -43,17 +45,19 @@ def from_dataset(
 ) -> CalibrationFrames:
     """At most `limit` frames of a data set's `split`, the same number of clips from each class as far as they reach."""
     samples = _stratified(dataset.split(split), seed)
-    used, parts = _load(samples, manifest, limit)
+    used, parts = _load(dataset, samples, manifest, limit)
     return _joined(parts, CalibrationData(dataset.root.name, dataset.digest(used), split))
 
 
-def from_folder(folder: Path, manifest: Manifest, *, limit: int = DEFAULT_FRAMES, seed: int = 0) -> CalibrationFrames:
+def from_folder(
+    folder: Path, manifest: Manifest, *, motion: Motion | None = None, limit: int = DEFAULT_FRAMES, seed: int = 0
+) -> CalibrationFrames:
     """Any folder of images or videos, searched recursively, labels ignored; a data set with splits gives its train split.
 
-    A file that cannot be decoded is passed over, which one line on stderr tells, as long as half of those tried can be. Raises DataError.
+    `motion` is that of the bundle's recipe. A file that cannot be decoded is passed over, which one line on stderr tells, as long as half of those tried can be. Raises DataError.
     """
-    if (folder / "splits.csv").is_file():
-        return from_dataset(Dataset.open(folder), manifest, limit=limit, seed=seed)
+    if is_dataset(folder):
+        return from_dataset(Dataset.open(folder, motion=motion), manifest, limit=limit, seed=seed)
     if not folder.is_dir():
         raise DataError(
             f"{folder} is no folder; name one that holds images or videos like those that will be classified"
@@ -61,7 +65,7 @@ def from_folder(folder: Path, manifest: Manifest, *, limit: int = DEFAULT_FRAMES
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES | VIDEOS)
     order = np.random.default_rng(seed).permutation(len(files))
     samples = [Sample(files[number], None, "", "", None) for number in order]
-    used, parts = _load(samples, manifest, limit, strict=False)
+    used, parts = _load(Dataset(folder, (), tuple(samples), motion), samples, manifest, limit, strict=False)
     digest = hashlib.sha256()
     for sample in sorted(used, key=lambda each: each.path):
         digest.update(hashlib.sha256(sample.path.read_bytes()).digest())
@@ -84,7 +88,7 @@ def _joined(parts: Sequence[NDArray[np.uint8]], source: CalibrationData) -> Cali
 
 
 def _load(
-    samples: Sequence[Sample], manifest: Manifest, limit: int, *, strict: bool = True
+    dataset: Dataset, samples: Sequence[Sample], manifest: Manifest, limit: int, *, strict: bool = True
 ) -> tuple[list[Sample], list[NDArray[np.uint8]]]:
     """`limit` frames of as many clips as there are: each gives its share, spread over its length, or all where a clip is one row.
 
@@ -101,7 +105,7 @@ def _load(
         if count >= limit:
             break
         try:
-            clip = load_clip(sample.path, key=sample.key, spec=manifest.input, sampling=manifest.sampling).frames
+            clip = dataset.load(sample, spec=manifest.input, sampling=manifest.sampling).frames
         except (MareyError, OSError) as error:
             broken.append(_named(sample.path, error))
             if strict:

@@ -179,13 +179,14 @@ def _may_be_called(name: str, version: str) -> None:
 
 def _holds_pictures(calibration: Path) -> None:
     """Raise DataError where nothing in the folder can be calibrated on; how many frames there are is told once they are chosen."""
+    from models.layout import is_dataset
     from models.load import IMAGES, VIDEOS
 
     if not calibration.is_dir():
         raise DataError(
             f"--calibration {calibration} is no folder; name one that holds images or videos like those that will be classified"
         )
-    if (calibration / "splits.csv").is_file():
+    if is_dataset(calibration):
         return
     if not any(file.suffix.lower() in IMAGES | VIDEOS for file in calibration.rglob("*")):
         raise DataError(

@@ -20,7 +20,7 @@ SPLITS = ("train", "val", "test")
 
 def is_dataset(folder: Path) -> bool:
     """Whether `folder` says itself what may be trained on: by a splits.csv, or as MNIST's files do."""
-    return (folder / "splits.csv").is_file() or bool(idx_parts(folder))
+    return folder.is_dir() and ((folder / "splits.csv").is_file() or bool(idx_parts(folder)))
 
 
 def read_layout(folder: Path) -> tuple[list[Sample], dict[int, str] | None]:

@@ -49,20 +49,22 @@ def load_clip(path: Path, *, key: str | None = None, spec: Input, sampling: Samp
     )
 
 
-def load_picture(path: Path, *, key: str | None = None) -> NDArray[np.uint8]:
-    """The whole still image, upright and at its own size, `[height, width, 3]` RGB or `[height, width]` grey; raises DataError."""
+def is_still(path: Path, key: str | None) -> bool:
+    """Whether this is one image: by its name, or one of an idx file."""
+    return is_idx(path) or (key is None and path.suffix.lower() in IMAGES and not path.is_dir())
+
+
+def load_still(path: Path, *, key: str | None = None) -> NDArray[np.uint8]:
+    """A whole image, upright and at its own size, `[height, width, 3]` RGB or `[height, width]` grey. Raises DataError or RequestError."""
     if is_idx(path):
         return _idx_image(path, key)
-    if key is not None or path.is_dir() or path.suffix.lower() not in IMAGES:
-        raise DataError(
-            f"{path} is no still image by its name; allowed endings: {', '.join(sorted(IMAGES))} (or leave data.motion out)"
-        )
     data = path.read_bytes()
     info = image_info(data)
     width, height = (info.height, info.width) if info.orientation >= _ON_ITS_SIDE else (info.width, info.height)
     if max(width, height) > _LARGEST:
         raise DataError(f"{path} is {width}×{height}; {_LARGEST} pixels a side are allowed: scale it down")
-    return decode_image(data, spec=Input(height=height, width=width), limits=_LIMITS).clip.frames[0]
+    frame: NDArray[np.uint8] = decode_image(data, spec=Input(height=height, width=width), limits=_LIMITS).clip.frames[0]
+    return frame
 
 
 def clip_of(
@@ -116,7 +118,8 @@ def _idx_image(path: Path, key: str | None) -> NDArray[np.uint8]:
     images = read_idx_images(path)
     if key is None or not key.isdecimal() or int(key) >= len(images):
         raise DataError(f"{path} has no image {key!r}; it holds those from 0 to {len(images) - 1}")
-    return images[int(key)]
+    image: NDArray[np.uint8] = images[int(key)]
+    return image
 
 
 def _from_array(path: Path, *, key: str | None, spec: Input, sampling: Sampling) -> Clip:

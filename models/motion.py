@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from models.load import clip_of, load_picture
+from models.load import clip_of, is_still, load_clip, load_still
 from models.sample import Sample
 from service.bundle.manifest import Frozen, Input, Sampling
 from service.media.frames import Clip
@@ -50,10 +50,11 @@ class Motion(Frozen):
         return [picture[t:b, le:r] for le, t, r, b in self.corners(width=width, height=height)]
 
     def load(self, sample: Sample, *, spec: Input, sampling: Sampling) -> Clip:
-        """The frames of `sample`, a still image, as the network takes them; raises DataError for what is no image."""
-        return clip_of(
-            sample.path, self.windows(load_picture(sample.path, key=sample.key)), spec=spec, sampling=sampling
-        )
+        """The frames of `sample` as the network takes them; what is no still image moves by itself. Raises DataError or RequestError."""
+        if not is_still(sample.path, sample.key):
+            return load_clip(sample.path, key=sample.key, spec=spec, sampling=sampling)
+        windows = self.windows(load_still(sample.path, key=sample.key))
+        return clip_of(sample.path, windows, spec=spec, sampling=sampling)
 
 
 def _even(side: float) -> int:

@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -79,7 +80,13 @@ def run(
 
     quantized = _stage(work / "quantized", [*made_from, file_sha256(exported / MANIFEST)], quantize)
     judged = copy_bundle(open_bundle(quantized), work / "judged")
-    made = {"base": base or recipe.name, "overrides": list(overrides), "architecture": recipe.architecture.name}
+    made: dict[str, Any] = {
+        "base": base or recipe.name,
+        "overrides": list(overrides),
+        "architecture": recipe.architecture.name,
+    }
+    if recipe.data.motion is not None:
+        made["motion"] = recipe.data.motion.model_dump()
     judged = note(judged, {"recipe": made, "training": training_of(recipe, work / "train")})
     bundle, report = assess(
         judged, dataset, split=recipe.data.assess, max_drop=max_drop, score=recipe.data.score, command=command

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from models.dataset import Dataset
 from models.errors import DataError
+from models.layout import is_dataset
 from models.load import IMAGES, VIDEOS, load_clip
 from service.bundle.manifest import Input, Sampling
 from service.errors import MareyError
@@ -23,7 +24,7 @@ def sample_clips(folder: Path, *, spec: Input, sampling: Sampling, count: int) -
     A file that cannot be decoded is passed over, as long as one can be.
     """
     places: list[tuple[Path, str | None]]
-    if (folder / "splits.csv").is_file():
+    if is_dataset(folder):
         places = [(sample.path, sample.key) for sample in Dataset.open(folder).split("train")]
     elif folder.is_dir():
         places = [(path, None) for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGES | VIDEOS]
