@@ -87,8 +87,9 @@ class Crf:
     def marginals(self, positions: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probabilities `[B, P, K]` of single places → those of places in their chain."""
         forward, backward, _ = messages(self.scores(positions), self.transitions)
-        found = forward * backward
-        return (found / found.sum(axis=-1, keepdims=True)).astype(np.float32)
+        joint = forward * backward
+        found: NDArray[np.float32] = (joint / joint.sum(axis=-1, keepdims=True)).astype(np.float32)
+        return found
 
 
 def messages(

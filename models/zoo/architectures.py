@@ -12,6 +12,7 @@ from models.zoo.cnn_lstm import CnnLstm
 from models.zoo.cnn_seq_image import CnnSeqImage
 from models.zoo.cnn_transformer_lstm import CnnTransformerLstm
 from models.zoo.convlstm import ConvLstm
+from models.zoo.defect_bilstm import DefectBilstm
 from models.zoo.image_classifier import ImageNetClassifier
 from models.zoo.lite_lstm import LiteLstm
 from models.zoo.row_lstm import RowLstm
@@ -25,6 +26,7 @@ AnyArchitecture = Annotated[
     | CnnSeqImage
     | CnnTransformerLstm
     | ConvLstm
+    | DefectBilstm
     | ImageNetClassifier
     | LiteLstm
     | RowLstm
