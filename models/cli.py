@@ -115,13 +115,13 @@ def quantize(
     as_json: bool,
 ) -> None:
     """Give BUNDLE an INT8 network. With --data it is judged first; where it loses too much, BUNDLE stays as it was (exit 1)."""
+    from models.assess import dataset_of, motion_of
     from models.calibration import from_folder
-    from models.dataset import Dataset
     from models.pipeline import quantize_judged
 
     opened = open_bundle(bundle)
-    dataset = None if data is None else Dataset.open(data, labels=opened.manifest.labels)
-    frames = from_folder(calibration, opened.manifest)
+    dataset = None if data is None else dataset_of(opened, data)
+    frames = from_folder(calibration, opened.manifest, motion=motion_of(opened))
     changed, report = quantize_judged(
         opened,
         calibration=frames,
@@ -180,13 +180,14 @@ def assess(
 ) -> None:
     """Judge BUNDLE on a labelled split: accuracy, top-5, macro-F1, confusion, latency; the report is written into it."""
     from models.assess import assess as assess_bundle
-    from models.dataset import Dataset
+    from models.assess import dataset_of
     from models.judge import runners_of
 
     opened = open_bundle(bundle)
     runners = runners_of(opened, engine=engine, precision=precision)
-    dataset = Dataset.open(data, labels=opened.manifest.labels)
-    changed, report = assess_bundle(opened, dataset, split=split, runners=runners, command=command_line())
+    changed, report = assess_bundle(
+        opened, dataset_of(opened, data), split=split, runners=runners, command=command_line()
+    )
     tell(changed, report, as_json=as_json)
 
 
@@ -273,6 +274,25 @@ def results(folder: Path, out: Path | None, bundles: tuple[Path, ...], timed: tu
         for entry in take_over(folder, bundles=bundles, timed=timed):
             click.echo(f"wrote {entry}")
     click.echo(f"wrote {write_page(folder, out or folder.parent / 'RESULTS.md')}")
+
+
+@main.command()
+@click.argument("recipe")
+@data_option
+@out_option
+@set_option
+@split_option
+@click.option("--count", type=click.IntRange(min=1), default=12, show_default=True, help="How many, over the split.")
+@click.option("--exact", is_flag=True, help="Lossless .mkv in place of .mp4: the very pixels of training.")
+@one_sentence
+def clips(recipe: str, data: Path, out: Path, overrides: tuple[str, ...], split: str, count: int, exact: bool) -> None:
+    """Write clips that RECIPE makes of still images (data.motion) as videos, one folder per class: to send them to a server."""
+    from models.footage import write_footage
+    from models.recipe import Recipe
+
+    dataset = Recipe.read(recipe, overrides=overrides).dataset(data)
+    written = write_footage(dataset, dataset.split(split), out=out, count=count, exact=exact)
+    click.echo(f"wrote {len(written)} clips below {out}")
 
 
 main.add_command(export)
