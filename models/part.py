@@ -16,7 +16,8 @@ from models.schedule import FRAMES
 from models.zoo.architecture import ENCODE
 
 FEATURES = "features"
-_JUDGED_FRAMES = 512  # in one batch of judging
+# What a batch of judging may take as its rows, in bytes, and how many clips it has at most.
+_JUDGED_BYTES, _JUDGED = 32 * 2**20, 256
 
 
 class Part:
@@ -43,7 +44,8 @@ class Part:
     def __call__(self, rows: Any, *, training: bool = False) -> dict[str, Any]:
         shape = tf.shape(rows)
         if self._of_images:
-            outputs = self._named(self.head(self._encoded(_fold(rows)), training=training))
+            features = self._encoded(_fold(rows), training=training)
+            outputs = self._named(self.head(features, training=training))
             return {name: tf.reduce_mean(_unfold(found, shape), 1) for name, found in outputs.items()}
         if self.tail is not None:
             features = self._encoded(_fold(rows), training=training)
@@ -55,9 +57,11 @@ class Part:
         found = [*(self.tail.losses if self.tail else ()), *self.head.losses]
         return tf.add_n([tf.cast(each, tf.float32) for each in found]) if found else tf.constant(0.0)
 
-    def predict(self, rows: Rows, *, batch: int = 32) -> NDArray[np.float32]:
+    def predict(self, rows: Rows) -> NDArray[np.float32]:
         """Probabilities `[clips, K]` of each clip as the server sees it."""
         found: dict[int, NDArray[np.float32]] = {}
+        largest = rows.plain(np.array([np.argmax(rows.lengths)])).nbytes
+        batch = max(1, min(_JUDGED, _JUDGED_BYTES // largest))
         for chosen in batches(rows.lengths, np.arange(len(rows.lengths)), batch=batch):
             inputs = rows.plain(chosen)
             outputs = self._forward(tf.constant(inputs))["probabilities"].numpy()
