@@ -14,18 +14,17 @@ from tqdm import tqdm
 from models.checkpoint import Checkpoint, History
 from models.errors import BuildError
 from models.part import Part, batches
-from models.rows import Rows
+from models.rows import Drawing, Rows
 from models.schedule import Stage, Training
 from models.step import Batch, Step, accumulation
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Clips to fit or to judge by: their rows, the numbers of their classes and, where they are known, `places` `[n, P]` (−1: not)."""
+    """Clips to fit or to judge by: their rows, and the numbers of their classes."""
 
     rows: Rows
     classes: NDArray[np.int64]
-    places: NDArray[np.int64] | None = None
 
 
 def class_weights(classes: NDArray[np.int64], *, count: int) -> NDArray[np.float32]:
@@ -124,16 +123,16 @@ def _run_epoch(
 
 
 def _parts(
-    drawn: Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]],
+    drawn: Iterator[tuple[NDArray[np.int64], Drawing]],
     train: Labelled,
     weights: NDArray[np.float32],
     *,
     count: int,
 ) -> Iterator[Batch]:
     while count > 0:
-        chosen, rows = next(drawn)
+        chosen, drawing = next(drawn)
         classes = train.classes[chosen]
-        yield Batch(rows, classes, weights[classes], None if train.places is None else train.places[chosen])
+        yield Batch(drawing.rows, classes, weights[classes], drawing.places)
         count -= len(chosen)
 
 

@@ -15,6 +15,8 @@ from tqdm import tqdm
 from models.dataset import Dataset, Sample
 from models.errors import BuildError
 from models.features import dense, identity
+from models.marked import Marks
+from models.rows import Drawing
 from models.schedule import Augmentation
 from models.views import Views
 from service.bundle.manifest import Input, Sampling
@@ -30,6 +32,8 @@ class Drawn:
     names: Sequence[str]
     keys: NDArray[np.uint64]
     plan: Augmentation
+    maps: Sequence[NDArray[np.uint8]] = ()
+    marks: Marks | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -40,12 +44,16 @@ class Drawn:
 
     def drawn(
         self, order: Sequence[NDArray[np.int64]], *, seed: tuple[int, int], rng: np.random.Generator
-    ) -> Iterator[NDArray[np.float32]]:
+    ) -> Iterator[Drawing]:
         del rng
         for chosen in order:
             views = Views.draw(self.plan, self.keys[chosen], seed=seed)
-            frames = len(self.shown[chosen[0]])
-            yield views.apply([self.clips[i] for i in chosen], frames=frames).astype(np.float32, copy=False)
+            rows = views.apply([self.clips[i] for i in chosen], frames=len(self.shown[chosen[0]]))
+            places = None
+            if self.marks is not None:
+                moved = views.apply_to_maps([self.maps[i] for i in chosen])
+                places = np.stack([self.marks.places(each) for each in moved])
+            yield Drawing(rows.astype(np.float32, copy=False), places)
 
 
 class Frames:
@@ -60,9 +68,11 @@ class Frames:
         length: int | None,
         augmentation: Augmentation,
         memory_gib: float,
+        marks: Marks | None = None,
     ) -> None:
         self._dataset, self._spec, self._sampling = dataset, spec, sampling
         self._length, self._augmentation, self._memory_gib = length, augmentation, memory_gib
+        self._marks = marks
         self._held: dict[Sample, NDArray[np.uint8]] = {}
         # Views that lie elsewhere in time choose among more frames than the network sees.
         moves = augmentation.shift or augmentation.window < 1
@@ -92,6 +102,8 @@ class Frames:
             [sample.name for sample in samples],
             np.array([int.from_bytes(each) for each in identities], np.uint64),
             self._augmentation,
+            [] if self._marks is None else [self._marks.map(sample) for sample in samples],
+            self._marks,
         )
 
     @property

@@ -11,10 +11,12 @@ from models.dataset import Dataset, Sample
 from models.errors import RecipeError
 from models.features import Activations
 from models.frames import Frames
+from models.marked import Marks
 from models.part import FEATURES, encoder_of
 from models.recipe import Recipe
 from models.rows import Rows
 from models.schedule import FRAMES
+from models.zoo.architecture import Locating
 
 
 class Material:
@@ -25,6 +27,7 @@ class Material:
         training = recipe.training
         cuts = [stage.cut for stage in training.stages]
         cached = [cut for cut in cuts if cut != FRAMES]
+        marks = _marks(model, recipe, dataset=dataset)
         self._frames: Frames | None = None
         self._activations: Activations | None = None
         if cached:
@@ -39,6 +42,7 @@ class Material:
                 augmentation=training.augmentation,
                 seed=training.seed,
                 cache=cache,
+                marks=marks,
             )
         if FRAMES in cuts:
             self._frames = Frames(
@@ -48,6 +52,7 @@ class Material:
                 length=model.input_shape[1] if len(model.input_shape) == 5 else None,
                 augmentation=training.augmentation,
                 memory_gib=training.memory_gib,
+                marks=marks,
             )
 
     def prepare(self, samples: Sequence[Sample]) -> None:
@@ -63,6 +68,17 @@ class Material:
             return self._frames.read(samples)
         assert self._activations is not None
         return self._activations.read(samples, cut=cut)
+
+
+def _marks(model: keras.Model, recipe: Recipe, *, dataset: Dataset) -> Marks | None:
+    if recipe.training is None or not recipe.training.places_weight:
+        return None
+    if recipe.places is None or not isinstance(recipe.architecture, Locating):
+        raise RecipeError(
+            f"training.places_weight = {recipe.training.places_weight:g} needs [places] and an architecture that says where, "
+            f"which {recipe.architecture.name} does not; give both, or leave the weight out"
+        )
+    return Marks(dataset, recipe.input, recipe.architecture.grid(model), recipe.places)
 
 
 def _check_order(cuts: Sequence[str], *, depth: int) -> None:

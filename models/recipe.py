@@ -7,7 +7,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import keras
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -16,9 +16,13 @@ from models.dataset import Dataset
 from models.errors import RecipeError
 from models.motion import Motion
 from models.overrides import Override, overridden
+from models.places import PlacesPlan
 from models.schedule import CrossValidation, Training
+from models.space import Tune
 from models.zoo.architectures import AnyArchitecture
 from service.bundle.manifest import Frozen, Input, Sampling, Task
+from service.bundle.pixel_steps import pixel_steps
+from service.errors import BundleError
 
 RECIPES = Path(__file__).parent / "recipes"
 Score = Literal["accuracy", "auc"]
@@ -67,7 +71,7 @@ class Weights(Frozen):
 
 
 class Recipe(Frozen):
-    """Everything that determines a bundle. `sha256` is that of what the file says and `--set` changed; comments do not count."""
+    """Everything that determines a bundle, and what `tune` may change in it. `sha256` is that of what the file says and `--set` changed; comments do not count."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")
@@ -79,16 +83,27 @@ class Recipe(Frozen):
     input: Input
     sampling: Sampling
     architecture: AnyArchitecture
+    places: PlacesPlan | None = None
     training: Training | None = None
     crossval: CrossValidation = CrossValidation()
     export: Export = Export()
     calibration: CalibrationPlan = CalibrationPlan()
+    tune: Tune = Tune()
     sha256: str
 
     @field_validator("description")
     @classmethod
     def _one_paragraph(cls, text: str) -> str:
         return " ".join(text.split())
+
+    @field_validator("input")
+    @classmethod
+    def _steps_can_run(cls, spec: Input) -> Input:
+        try:
+            pixel_steps(spec)
+        except BundleError as error:
+            raise ValueError(str(error)) from None
+        return spec
 
     @model_validator(mode="after")
     def _weights_are_named(self) -> Self:
@@ -101,20 +116,13 @@ class Recipe(Frozen):
     @classmethod
     def read(cls, recipe: str | Path, *, overrides: Sequence[str] = ()) -> Self:
         """Read the TOML file at `recipe`, or the recipe of that name that ships; `overrides` are KEY=VALUE. Raises RecipeError."""
-        path = Path(recipe)
-        if not path.suffix and not path.is_file():
-            path = RECIPES / f"{recipe}.toml"
-        if not path.is_file():
-            known = ", ".join(sorted(found.stem for found in RECIPES.glob("*.toml")))
-            raise RecipeError(f"there is no recipe {recipe}; name a TOML file, or one of those that ship: {known}")
-        said = [Override.parse(each) for each in overrides]
+        content = read_toml(recipe, overrides=overrides)
+        determining = {name: part for name, part in content.items() if name != "tune"}
+        digest = hashlib.sha256(json.dumps(determining, sort_keys=True, default=str).encode()).hexdigest()
         try:
-            content = overridden(tomllib.loads(path.read_text(encoding="utf-8")), said)
-            digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
             return cls.model_validate(content | {"sha256": digest})
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path} is no TOML ({error}); mend the line") from None
         except ValidationError as error:
+            path, said = _file(recipe), [Override.parse(each) for each in overrides]
             first = error.errors()[0]
             place = [str(part) for part in first["loc"]]
             source = next((f"--set {each.text}" for each in said if each.names(place)), None)
@@ -140,6 +148,8 @@ class Recipe(Frozen):
         if self.labels.rename:
             names = [self.labels.rename.get(label, label) for label in found.labels]
             found = Dataset.open(folder, labels=names, motion=self.data.motion)
+        if self.places and self.places.background not in found.labels:
+            found = Dataset.open(folder, labels=(*found.labels, self.places.background), motion=self.data.motion)
         if self.data.share == 1.0:
             return found
         return found.with_share(self.data.share, seed=self.training.seed if self.training else 0)
@@ -149,3 +159,22 @@ class Recipe(Frozen):
         if seed is None:
             seed = self.training.seed if self.training else 0
         return self.architecture.build(classes=classes, input=self.input, frames=self.sampling.frames, seed=seed)
+
+
+def read_toml(recipe: str | Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What the file says, or the one that ships under that name, with `overrides` put into it; raises RecipeError."""
+    path, said = _file(recipe), [Override.parse(each) for each in overrides]
+    try:
+        return overridden(tomllib.loads(path.read_text(encoding="utf-8")), said)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is no TOML ({error}); mend the line") from None
+
+
+def _file(recipe: str | Path) -> Path:
+    path = Path(recipe)
+    if not path.suffix and not path.is_file():
+        path = RECIPES / f"{recipe}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in RECIPES.glob("*.toml")))
+        raise RecipeError(f"there is no recipe {recipe}; name a TOML file, or one of those that ship: {known}")
+    return path

@@ -10,6 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """Views of a batch of clips, `[b, T, …]` float32, and what their places show, `[b, P]` (−1: not known), where that is asked for."""
+
+    rows: NDArray[np.float32]
+    places: NDArray[np.int64] | None = None
+
+
 class Rows(Protocol):
     """Clips by number; each has its `lengths` frames and its name."""
 
@@ -25,8 +33,8 @@ class Rows(Protocol):
 
     def drawn(
         self, order: Sequence[NDArray[np.int64]], *, seed: tuple[int, int], rng: np.random.Generator
-    ) -> Iterator[NDArray[np.float32]]:
-        """A view of every clip for one epoch, `[b, T, …]`, batch by batch in `order`.
+    ) -> Iterator[Drawing]:
+        """A view of every clip for one epoch, batch by batch in `order`.
 
         `seed` is that of the stage and the epoch. `rng` has drawn the order; its further draws may depend on it.
         """
@@ -35,10 +43,14 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """Activations of each clip, `[1 + V, T, …]`: view 0 is the clip as the server sees it, an epoch takes any one of them."""
+    """Activations of each clip, `[1 + V, T, …]`: view 0 is the clip as the server sees it, an epoch takes any one of them.
+
+    `places` `[1 + V, P]` of each: what the places of its views show.
+    """
 
     views: Sequence[NDArray[np.float16]]
     names: Sequence[str]
+    places: Sequence[NDArray[np.int64]] | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -49,8 +61,10 @@ class Cached:
 
     def drawn(
         self, order: Sequence[NDArray[np.int64]], *, seed: tuple[int, int], rng: np.random.Generator
-    ) -> Iterator[NDArray[np.float32]]:
+    ) -> Iterator[Drawing]:
         del seed
         for chosen in order:
             views = rng.integers(0, [len(self.views[i]) for i in chosen])
-            yield np.stack([self.views[i][view] for i, view in zip(chosen, views, strict=True)]).astype(np.float32)
+            pairs = list(zip(chosen, views, strict=True))
+            rows = np.stack([self.views[i][view] for i, view in pairs]).astype(np.float32)
+            yield Drawing(rows, None if self.places is None else np.stack([self.places[i][view] for i, view in pairs]))

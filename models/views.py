@@ -48,6 +48,15 @@ class Views:
         chosen = np.stack([clip[row] for clip, row in zip(clips, times, strict=True)])
         return self._masked(self._colored(self._moved(chosen)))
 
+    def apply_to_maps(self, maps: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        """Numbers of classes `[H, W]`, moved as the clips' frames are; none is made up in between."""
+        flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+        height, width = maps[0].shape
+        return [
+            cv2.warpAffine(each, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE).astype(np.uint8)
+            for each, matrix in zip(maps, self.matrices(height=height, width=width), strict=True)
+        ]
+
     def times(self, counts: Sequence[int], *, frames: int) -> NDArray[np.int64]:
         """`[n, frames]`: which of each clip's frames are shown, in their order."""
         plan, total = self.plan, np.array(counts)[:, None]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import keras
 
-from service.bundle.manifest import Input
+from service.bundle.manifest import Grid, Input
 
 # The layer that holds a network's CNN: the CNN itself in a network of images, TimeDistributed over it in one of clips. What it
 # gives may be computed once and kept, while it is frozen; a network without such a layer is trained as a whole.
@@ -35,4 +35,13 @@ class Architecture(Protocol):
         `frames`: T, for a network that takes no other number. Beside the probabilities a network may give `attention` `[B, T]` and
         `positions` `[B, P, K]`, as a dict of outputs by these names. `seed` fixes the initial weights and the dropout.
         """
+        ...
+
+
+@runtime_checkable
+class Locating(Protocol):
+    """An architecture whose networks give `positions` of the places of a grid."""
+
+    def grid(self, model: keras.Model) -> Grid:
+        """The grid of the places that `model`, a network of this architecture, answers for."""
         ...
