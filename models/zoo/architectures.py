@@ -15,6 +15,7 @@ from models.zoo.convlstm import ConvLstm
 from models.zoo.defect_bilstm import DefectBilstm
 from models.zoo.image_classifier import ImageNetClassifier
 from models.zoo.lite_lstm import LiteLstm
+from models.zoo.patch_bilstm import PatchBiLstm
 from models.zoo.row_lstm import RowLstm
 from models.zoo.row_lstm_regularized import RowLstmRegularized
 from models.zoo.small_cnn import SmallCnn
@@ -29,6 +30,7 @@ AnyArchitecture = Annotated[
     | DefectBilstm
     | ImageNetClassifier
     | LiteLstm
+    | PatchBiLstm
     | RowLstm
     | RowLstmRegularized
     | SmallCnn,
