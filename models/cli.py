@@ -1,10 +1,11 @@
-"""`marey-build`: train, export, quantize, engine, assess, crossval, run, results."""
+"""`marey-build`: train, export, quantize, engine, assess, crossval, run, tune, results."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,32 @@ def run(
         click.echo(f"wrote {write_entry(results, entry_of(bundle))}", err=True)
     tell(bundle, report, as_json=as_json)
     engine_too(bundle)
+
+
+@main.command()
+@click.argument("recipe")
+@data_option
+@click.option("--trials", type=click.IntRange(min=1), help="How many to try [the recipe's tune.trials, else 20].")
+@click.option("--out", type=FILE, help="The recipe that is written, the trials beside it [WORK/best.toml].")
+@click.option(
+    "--work", type=FOLDER, help="Where the trials are kept (default: runs/NAME-tune); a second search goes on there."
+)
+@one_sentence
+def tune(recipe: str, data: Path, trials: int | None, out: Path | None, work: Path | None) -> None:
+    """Search units, depth, length, cell, direction and attention of RECIPE, or what its [tune.space] names, judged on split val."""
+    from models.recipe import Recipe
+    from models.tune import tune as tune_recipe
+    from models.tune import write_found
+
+    folder = work or Path("runs") / f"{Recipe.read(recipe).name}-tune"
+    found = tune_recipe(recipe, data=data, work=folder, trials=trials)
+    best = out or folder / "best.toml"
+    table = write_found(found, recipe, out=best, command=command_line())
+    for trial in sorted(found.trials, key=lambda each: (each.val_loss is None, each.val_loss)):
+        click.echo(str(trial))
+    click.echo(
+        f"wrote {best} and {table}; next: marey-build run {shlex.quote(str(best))} --data {shlex.quote(str(data))} --out BUNDLE"
+    )
 
 
 @main.command()

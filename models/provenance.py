@@ -22,7 +22,12 @@ _PACKAGES = (
 )
 
 # Options of `marey-build run` that name folders, and how they stand in a command for everybody.
-_FOLDERS = {"--data": "DATA", "--out": "BUNDLE", "--work": None, "--results": None}
+_FOLDERS: dict[str, tuple[str, ...]] = {
+    "--data": ("--data", "DATA"),
+    "--out": ("--out", "BUNDLE"),
+    "--work": (),
+    "--results": (),
+}
 
 
 def packages() -> dict[str, str]:
@@ -43,7 +48,7 @@ def run_again(command: str) -> str:
     for word in words:
         if word in _FOLDERS:
             next(words, None)
-            kept += [word, _FOLDERS[word]] if _FOLDERS[word] else []
+            kept += _FOLDERS[word]
         elif word != "--json":
             kept.append(Path(word).name if word.endswith(".toml") else word)
     return shlex.join(kept)

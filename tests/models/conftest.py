@@ -115,10 +115,15 @@ def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def moving_recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+def moving_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "moving.toml"
     path.write_text(_MOVING, encoding="utf-8")
-    return Recipe.read(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def moving_recipe(moving_file: Path) -> Recipe:
+    return Recipe.read(moving_file)
 
 
 @pytest.fixture(scope="session")
