@@ -7,8 +7,6 @@ The map goes through the same resizing as the picture, and through the same view
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -82,21 +80,8 @@ def places(classes: NDArray[np.uint8], *, grid: Grid, background: int, covered: 
         found[won], best[won] = label, share[won]
     found[(cells == _NOWHERE).any(axis=(1, 3)) & (best == 0)] = UNKNOWN
     rows, columns = np.array(grid.cells).T
-    return found[rows, columns]
-
-
-def places_of(
-    dataset: Dataset, samples: Sequence[Sample], *, spec: Input, grid: Grid, plan: PlacesPlan
-) -> NDArray[np.int64]:
-    """`[n, P]`: the places of each sample as the server sees its picture."""
-    background = dataset.labels.index(plan.background)
-    maps = (class_map(dataset, sample, spec=spec, background=plan.background) for sample in samples)
-    return np.stack([places(each, grid=grid, background=background, covered=plan.covered) for each in maps])
-
-
-def tells_where(sample: Sample, *, background: str) -> bool:
-    """Whether it is known of `sample` where it shows what it shows."""
-    return sample.label == background or sample.mask is not None or bool(sample.boxes)
+    numbered: NDArray[np.int64] = found[rows, columns]
+    return numbered
 
 
 def _covers(sample: Sample) -> list[tuple[str, NDArray[np.uint8]]]:
