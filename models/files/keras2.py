@@ -13,6 +13,7 @@ import h5py
 import keras
 
 from models.errors import ExportRefused
+from models.files.cudnn import plain_layers, plain_weights
 from models.files.keras2_model import Builder, lists
 from models.files.kind import Kind
 from models.files.misfit import difference
@@ -24,6 +25,8 @@ def load_keras2(path: Path, kind: Kind, config: Mapping[str, Any], *, custom: Ma
 
     `custom`: classes of the user's own code, which tf-keras is not given: an `.h5` with such is not compared.
     """
+    if kind == "keras2_h5":
+        config = plain_layers(config)
     model = Builder(custom).build(lists(config))
     if not isinstance(model, keras.Model) or not model.built:
         raise ExportRefused(
@@ -44,7 +47,8 @@ def load_weights(model: keras.Model, path: Path, *, layout: str) -> None:
     """Give `model` the weights in `path`; `layout` is `.h5` (Keras 2: by layer names) or `.weights.h5` (Keras 3). Raises ExportRefused."""
     with tempfile.TemporaryDirectory(prefix="marey-weights-") as folder:
         link = Path(folder) / f"model{layout}"  # Keras tells the layouts apart by the name
-        link.symlink_to(path.resolve())
+        source = plain_weights(path, folder=Path(folder)) if layout == ".h5" else path
+        link.symlink_to(source.resolve())
         try:
             if layout == ".h5":
                 _check_names(model, path)
@@ -52,7 +56,7 @@ def load_weights(model: keras.Model, path: Path, *, layout: str) -> None:
                 model.load_weights(link)
         except (ValueError, KeyError, OSError, TypeError, UserWarning) as error:
             reason = (
-                difference(model, path, layout=layout) or (str(error).strip() or type(error).__name__).splitlines()[0]
+                difference(model, source, layout=layout) or (str(error).strip() or type(error).__name__).splitlines()[0]
             )
             raise ExportRefused(
                 f"the weights in {path} do not fit the model {model.name!r} ({reason}); give the code that built the model they were saved from"

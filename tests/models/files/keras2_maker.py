@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from tf_keras import layers
+from tf_keras.src.layers.rnn.cudnn_gru import CuDNNGRU
+from tf_keras.src.layers.rnn.cudnn_lstm import CuDNNLSTM
 
 
 def clips() -> keras.Model:
@@ -66,6 +68,16 @@ def hard() -> keras.Model:
     return keras.Model(pixels, layers.Dense(3, activation="softmax")(layers.Dense(4, activation="hard_sigmoid")(x)))
 
 
+def cudnn(lstm: type = CuDNNLSTM, gru: type = CuDNNGRU) -> keras.Model:
+    """The layers that were for GPUs alone: both ways, stacked, and within a wrapped model."""
+    pixels = keras.Input((4, 8, 8, 3))
+    rows = keras.Sequential([layers.Reshape((8, 24)), lstm(4, name="of_rows")])
+    x = layers.TimeDistributed(rows)(layers.Rescaling(1 / 64)(pixels))
+    x = layers.Bidirectional(lstm(5, return_sequences=True, name="lstm"))(x)
+    x = gru(4, name="gru")(lstm(6, return_sequences=True, go_backwards=True, name="second")(x))
+    return keras.Model(pixels, layers.Dense(3, activation="softmax")(x))
+
+
 def with_lambda() -> keras.Model:
     pixels = keras.Input((8, 8, 3))
     x = layers.Lambda(lambda values: values / 255.0, name="to_unit")(pixels)
@@ -108,6 +120,13 @@ def main(folder: Path) -> None:
             model.save(folder / "attention", save_format="tf")
             tf.saved_model.save(model, str(folder / "plain"))
             (folder / "plain" / "keras_metadata.pb").unlink(missing_ok=True)
+    of_cudnn = cudnn()
+    for variable in of_cudnn.weights:
+        variable.assign(variable + tf.random.uniform(variable.shape, -1.0, 1.0))
+    of_cudnn.save(folder / "cudnn.h5")
+    plain = cudnn(layers.LSTM, layers.GRU)  # runs without a GPU
+    plain.load_weights(folder / "cudnn.h5")
+    answer(plain, folder / "cudnn.npz")
     with_lambda().save(folder / "lambda.h5")
     with_lambda().save(folder / "lambda", save_format="tf")
     with_resize().save(folder / "resize.h5")

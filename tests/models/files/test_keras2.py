@@ -36,6 +36,17 @@ def test_an_h5_of_keras_2_answers_as_it_did(keras2: Path, name: str) -> None:
     assert held_against(keras2 / f"{name}.npz", model) <= 1e-6
 
 
+def test_the_layers_of_cudnn_are_lstm_and_gru_and_answer_as_they_did(keras2: Path) -> None:
+    model = load_keras(keras2 / "cudnn.h5")
+    assert {type(layer).__name__ for layer in model._flatten_layers()} >= {"LSTM", "GRU"}
+    assert held_against(keras2 / "cudnn.npz", model) <= 1e-6
+    networks = keras_networks(model, input=Input(height=8, width=8))
+    with np.load(keras2 / "cudnn.npz") as arrays:
+        frames, wanted = arrays["pixels"].astype(np.uint8), arrays["answers"]
+    features = Runtime(networks.graphs["encoder"])(frames.reshape(-1, 8, 8, 3))["features"].reshape(2, 4, -1)
+    np.testing.assert_allclose(Runtime(networks.graphs["head"])(features)["probabilities"], wanted, atol=1e-5)
+
+
 def test_the_hard_sigmoid_of_keras_2_is_exported_as_it_was(keras2: Path) -> None:
     networks = keras_networks(load_keras(keras2 / "hard.h5"), input=Input(height=8, width=8))
     with np.load(keras2 / "hard.npz") as arrays:
