@@ -49,7 +49,7 @@ def run(
 ) -> tuple[Bundle, Report]:
     """All of it; `base` and `overrides` say of which recipe that ships `recipe` is, and what was set otherwise. Raises QuantizationRefused where INT8 loses too much; the float bundle is in `work` then, `out` untouched."""
     dataset = recipe.dataset(data)
-    model = train(recipe, data=data, out=work / "train")
+    model = train(recipe, data=data, out=work / "train", cache=work.parent / "cache")
     made_from = [recipe.sha256, json.dumps(packages())]
 
     def export(target: Path) -> None:

@@ -24,9 +24,10 @@ from models.schedule import FRAMES
 MODEL, RUN = "model.keras", "run.json"
 
 
-def train(recipe: Recipe, *, data: str | Path, out: str | Path) -> Path:
+def train(recipe: Recipe, *, data: str | Path, out: str | Path, cache: Path | None = None) -> Path:
     """Train by `recipe` on the data set below `data`; writes `out`/model.keras and `out`/run.json, and returns the former.
 
+    `cache`: where activations of the frozen CNN are kept, by default below `out`; recipes that share a CNN and its input may share it.
     Fits on split train, stops early by split val, never looks at test. What is done is not done again: cached
     activations, whole stages and whole epochs are taken up from `out`, unless the recipe or the data changed. Raises
     DataError, RecipeError and BuildError.
@@ -47,7 +48,7 @@ def train(recipe: Recipe, *, data: str | Path, out: str | Path) -> Path:
     model = recipe.build(classes=len(dataset.labels))
     figures: dict[str, Any] = {}
     if recipe.training is not None:
-        figures = _fit(model, recipe, dataset=dataset, folder=folder)
+        figures = _fit(model, recipe, dataset=dataset, folder=folder, cache=cache or folder / "cache")
     part = folder / f".{MODEL}.part.keras"
     model.save(part)
     part.replace(folder / MODEL)
@@ -97,7 +98,7 @@ def fit_all(
     return histories
 
 
-def _fit(model: keras.Model, recipe: Recipe, *, dataset: Dataset, folder: Path) -> dict[str, Any]:
+def _fit(model: keras.Model, recipe: Recipe, *, dataset: Dataset, folder: Path, cache: Path) -> dict[str, Any]:
     assert recipe.training is not None
     fitted, chosen = dataset.split("train"), dataset.split("val")
     missing = set(dataset.labels) - {sample.label for sample in fitted}
@@ -105,7 +106,7 @@ def _fit(model: keras.Model, recipe: Recipe, *, dataset: Dataset, folder: Path) 
         raise BuildError(
             f"split train has no samples of {', '.join(sorted(missing)[:5])}; a class cannot be learned from none"
         )
-    material = Material(model, recipe, dataset=dataset, cache=folder / "cache")
+    material = Material(model, recipe, dataset=dataset, cache=cache)
     material.prepare((*fitted, *chosen))
     histories = fit_all(
         model,

@@ -131,7 +131,7 @@ def _try(recipe: str | Path, settings: Mapping[str, Any], *, data: Path, work: P
     changed = Recipe.read(recipe, overrides=overrides)
     folder = work / changed.sha256[:16]
     try:
-        train(changed, data=data, out=folder)
+        train(changed, data=data, out=folder, cache=work.parent / "cache")
     except MareyError as error:  # a combination that cannot be built, or does not learn, is a trial too
         return Trial(settings, folder.name, failed=str(error))
     finally:
@@ -154,7 +154,7 @@ def _oracle(space: Mapping[str, Sequence[Any]], recipe: Recipe, *, trials: int, 
     oracle = keras_tuner.oracles.BayesianOptimizationOracle(
         objective=keras_tuner.Objective("val_loss", "min"),
         max_trials=trials,
-        seed=recipe.tune.seed,
+        seed=recipe.tune.seed + 1,  # 0 would be no seed to it
         hyperparameters=parameters,
         allow_new_entries=False,
         tune_new_entries=False,
