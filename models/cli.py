@@ -71,7 +71,7 @@ def train(recipe: str, data: Path, out: Path, overrides: tuple[str, ...]) -> Non
 @data_option
 @click.option("--out", type=FILE, required=True, help="The JSON file for the figures.")
 @click.option(
-    "--cache", type=FOLDER, help="Keeps the frozen CNN's activations: runs/NAME/train/cache shares those of a run."
+    "--cache", type=FOLDER, help="Keeps the frozen CNN's activations: runs/cache shares those of the runs there."
 )
 @set_option
 @one_sentence
@@ -174,18 +174,47 @@ def engine(bundle: Path, precisions: tuple[Precision, ...], device: int, cache: 
     help="Default: whatever serves each artifact.",
 )
 @click.option("--precision", type=click.Choice(["int8", "fp16", "fp32"]), help="Default: all that the bundle holds.")
+@click.option("--rotate", type=click.FloatRange(0, 180), default=0.0, help="Turn each clip by up to so many degrees.")
+@click.option("--shift", type=click.FloatRange(min=0), default=0.0, help="Move it by up to so many of its pixels.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="What --rotate and --shift draw by."
+)
 @json_option
 @one_sentence
 def assess(
-    bundle: Path, data: Path, split: str, engine: str | None, precision: Precision | None, as_json: bool
+    bundle: Path,
+    data: Path,
+    split: str,
+    engine: str | None,
+    precision: Precision | None,
+    rotate: float,
+    shift: float,
+    seed: int,
+    as_json: bool,
 ) -> None:
-    """Judge BUNDLE on a labelled split: accuracy, top-5, macro-F1, confusion, latency; the report is written into it."""
+    """Judge BUNDLE on a labelled split: accuracy, top-5, macro-F1, confusion, latency; the report is written into it.
+
+    With --rotate or --shift it is judged on frames changed so, beside the same as they are; its other figures stay.
+    """
     from models.assess import assess as assess_bundle
     from models.assess import dataset_of
     from models.judge import runners_of
+    from models.perturb import Perturbation
+    from models.robustness import assess_robustness
 
     opened = open_bundle(bundle)
     runners = runners_of(opened, engine=engine, precision=precision)
+    if rotate or shift:
+        changed, report = assess_robustness(
+            opened,
+            dataset_of(opened, data),
+            split=split,
+            runners=runners,
+            perturbation=Perturbation(rotate, shift, seed),
+            command=command_line(),
+        )
+        tell(changed, report, as_json=as_json)
+        return
     changed, report = assess_bundle(
         opened, dataset_of(opened, data), split=split, runners=runners, command=command_line()
     )

@@ -90,6 +90,10 @@ class Dataset:
             return self.motion.load(sample, spec=spec, sampling=sampling)
         return load_clip(sample.path, key=sample.key, spec=spec, sampling=sampling)
 
+    def identity(self, sample: Sample) -> bytes:
+        """What tells `sample` from all others of this data set, wherever that lies."""
+        return f"{sample.path.relative_to(self.root).as_posix()}\0{sample.key or ''}".encode()
+
     def digest(self, samples: Sequence[Sample]) -> str:
         """sha256 over names, labels, bytes and marks of `samples`: the same data, the same digest, wherever the folder lies."""
         total = hashlib.sha256()

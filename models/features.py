@@ -131,7 +131,7 @@ def dense(sampling: Sampling) -> Sampling:
 
 def identity(dataset: Dataset, sample: Sample) -> bytes:
     """What tells `sample` from all others of `dataset`, wherever that lies."""
-    return f"{sample.path.relative_to(dataset.root).as_posix()}\0{sample.key or ''}".encode()
+    return dataset.identity(sample)
 
 
 def _digest(model: keras.Model, stamp: Sequence[str]) -> str:

@@ -83,6 +83,7 @@ def markdown(report: Mapping[str, Any], *, full: bool = False) -> str:
         lines += [bundle["description"], ""]
     for title, section in (
         ("Accuracy", _accuracy(report)),
+        ("Turned and moved", _robustness(report)),
         ("INT8 against float", _verdict(report)),
         ("Latency", _latency(report)),
         ("Size", _size(report)),
@@ -115,6 +116,24 @@ def _accuracy(report: Mapping[str, Any]) -> list[str]:
             ]
         )
     return markdown_table(["engine", "split (n)", "accuracy [95 % Wilson]", "top-5", "macro-F1"], rows) if rows else []
+
+
+def _robustness(report: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for figure in report.get("robustness", []):
+        low, high = figure["accuracy_interval"]
+        less, more = figure["difference_interval"]
+        rows.append(
+            [
+                f"{figure['engine']} {figure['precision']}",
+                f"{figure['split']} ({figure['n']})",
+                figure["changed"],
+                f"{figure['accuracy']:.1%} [{low:.1%}, {high:.1%}]",
+                f"{figure['difference']:+.1%} [{less:+.1%}, {more:+.1%}]",
+            ]
+        )
+    titles = ["engine", "split (n)", "frames", "accuracy [95 % Wilson]", "against the same as they are [95 %]"]
+    return markdown_table(titles, rows) if rows else []
 
 
 def _verdict(report: Mapping[str, Any]) -> list[str]:

@@ -26,7 +26,8 @@ def entry_of(bundle: Bundle) -> Entry:
     manifest, report = bundle.manifest, read_report(bundle)
     made, training = report.get("recipe", {}), report.get("training", {})
     provenance = manifest.provenance
-    figures = tuple(_figures(each) for each in report.get("accuracy", []) if each["engine"] == _ENGINE)
+    told = [*report.get("accuracy", []), *report.get("robustness", [])]
+    figures = tuple(_figures(each) for each in told if each["engine"] == _ENGINE)
     split = figures[0].split if figures else "test"
     return Entry(
         id=manifest.name,

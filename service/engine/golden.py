@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import product
 
 import numpy as np
@@ -15,13 +15,18 @@ from service.engine.buckets import usual_frames
 from service.errors import EngineError
 
 
-def probabilities(engine: Engine, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """`[B, T, H, W, C]` uint8 through encoder and head, or through the clip network, unbatched: `[B, K]`."""
+def answers(engine: Engine, frames: NDArray[np.uint8]) -> Mapping[str, NDArray[np.float32]]:
+    """`[B, T, H, W, C]` uint8 through encoder and head, or through the clip network, unbatched: the last one's outputs by name."""
     if engine.info.stages == ("clip",):
-        return engine.run("clip", frames)["probabilities"]
+        return engine.run("clip", frames)
     count, length = frames.shape[:2]
     features = engine.run("encoder", frames.reshape(count * length, *frames.shape[2:]))["features"]
-    return engine.run("head", features.reshape(count, length, -1))["probabilities"]
+    return engine.run("head", features.reshape(count, length, -1))
+
+
+def probabilities(engine: Engine, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """`[B, K]`, as `answers`."""
+    return answers(engine, frames)["probabilities"]
 
 
 def prove(engine: Engine, bundle: Bundle) -> float:
