@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models import latency
 from models.accept import Verdict, accept
 from models.dataset import Dataset
 from models.errors import DataError
 from models.judge import Judged, Runner, judge, runners_of
-from models.metrics import agreement, auc, figures
+from models.localise import picture_auc, where
+from models.metrics import Auc, agreement, auc, figures
 from models.motion import Motion
 from models.recipe import Score
 from models.report import Report, confusion_entry, confusion_png, markdown
@@ -42,7 +44,8 @@ def assess(
     """
     one_class_each(bundle)
     runners = runners or runners_of(bundle)
-    splits = {split, "val"} if len(runners) > 1 else {split}
+    # Of a network that says where, val also chooses from which probability on a place counts.
+    splits = {split, "val"} if len(runners) > 1 or bundle.manifest.network.grid else {split}
     samples = [sample for sample in dataset.samples if sample.split in splits]
     dataset.split(split)  # an empty split is an error with a sentence of its own
     judged = judge(bundle, dataset, samples, runners=runners)
@@ -60,6 +63,10 @@ def assess(
     if before is not None and before["order"] == said["order"]:  # of other engines and precisions
         said["wrong"] = before["wrong"] | said["wrong"]
     report["answers"][split] = said
+    if found := where(bundle, judged, dataset, split=split):
+        report["localisation"] = _merged(
+            report.get("localisation", []), found, by=("engine", "precision", "split", "by")
+        )
     return _write(bundle, judged, report, split=split, verdict=verdict, command=command)
 
 
@@ -146,7 +153,7 @@ def _write(
             if runner == float_ or float_ not in judged.probabilities
             else agreement(judged.probabilities[float_], judged.probabilities[runner])[0]
         )
-        area = auc(rows, part.truth) if report.get("score") == "auc" else None
+        area = _area(bundle, rows, part.truth) if report.get("score") == "auc" else None
         metrics.append(
             Metric(
                 precision=runner.precision,
@@ -187,6 +194,16 @@ def _write(
     kept = tuple(Metric.model_validate(each) for each in report["accuracy"])
     manifest = bundle.manifest.model_copy(update={"metrics": kept})
     return rewrite_bundle(bundle, manifest, {**report_files(report), **pictures}), report
+
+
+def _area(bundle: Bundle, rows: NDArray[np.float32], truth: NDArray[np.int64]) -> Auc:
+    """Of a network that knows a background, something against nothing; else of the classes."""
+    grid = bundle.manifest.network.grid
+    if grid is None or grid.background is None:
+        return auc(rows, truth)
+    background = bundle.manifest.labels.index(grid.background)
+    nothing = truth == background
+    return picture_auc(rows, truth, background=background) if nothing.any() else auc(rows, truth)
 
 
 def _merged(old: list[Report], new: list[Report], *, by: tuple[str, ...]) -> list[Report]:

@@ -23,6 +23,8 @@ from models.errors import QuantizationRefused
 from models.export.exporter import export_model
 from models.export.half import widen
 from models.export.report.eight_bits import NOTHING, int8_nodes
+from models.files.load import load_keras
+from models.locate import located
 from models.provenance import file_sha256, packages
 from models.quantize import quantize_bundle
 from models.recipe import Recipe
@@ -53,7 +55,7 @@ def run(
     made_from = [recipe.sha256, json.dumps(packages())]
 
     def export(target: Path) -> None:
-        export_model(
+        exported = export_model(
             model,
             out=target,
             name=recipe.name,
@@ -66,6 +68,8 @@ def run(
             weights=recipe.export.weights,
             provenance=_provenance(recipe, model, command),
         )
+        if recipe.places is not None:
+            note(*located(exported, recipe, load_keras(model), dataset=dataset))
 
     exported = _stage(work / "exported", [*made_from, file_sha256(model)], export)
 

@@ -20,7 +20,7 @@ from service.media.preprocess import fit
 
 # Of a place, or a pixel, of which nothing is known: it does not count.
 UNKNOWN = -1
-_NOWHERE = 255  # the same in a map of bytes
+NOWHERE = 255  # the same in a map of bytes
 _HALF = 128  # of 255: a pixel belongs to what covers half of it
 
 
@@ -55,7 +55,7 @@ def class_map(dataset: Dataset, sample: Sample, *, spec: Input, background: str)
             )
         plain = spec.model_copy(update={"color": "gray", "preprocess": ()})
         found[fit(cover, spec=plain)[..., 0] >= _HALF] = labels.index(label)
-    return found if (found != nothing).any() else np.full_like(empty, _NOWHERE)
+    return found if (found != nothing).any() else np.full_like(empty, NOWHERE)
 
 
 def places(classes: NDArray[np.uint8], *, grid: Grid, background: int, covered: float) -> NDArray[np.int64]:
@@ -69,7 +69,7 @@ def places(classes: NDArray[np.uint8], *, grid: Grid, background: int, covered: 
             f"a grid of {grid.rows}×{grid.columns} places does not divide pictures of {height}×{width}; choose another input size"
         )
     cells = classes.reshape(grid.rows, height // grid.rows, grid.columns, width // grid.columns)
-    held = [int(label) for label in np.unique(classes) if label not in (background, _NOWHERE)]
+    held = [int(label) for label in np.unique(classes) if label not in (background, NOWHERE)]
     found = np.full((grid.rows, grid.columns), background, np.int64)
     best = np.zeros((grid.rows, grid.columns))
     for label in held:
@@ -78,7 +78,7 @@ def places(classes: NDArray[np.uint8], *, grid: Grid, background: int, covered: 
         found[(share > 0) & ~shows & (best == 0)] = UNKNOWN
         won = shows & (share > best)
         found[won], best[won] = label, share[won]
-    found[(cells == _NOWHERE).any(axis=(1, 3)) & (best == 0)] = UNKNOWN
+    found[(cells == NOWHERE).any(axis=(1, 3)) & (best == 0)] = UNKNOWN
     rows, columns = np.array(grid.cells).T
     numbered: NDArray[np.int64] = found[rows, columns]
     return numbered

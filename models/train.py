@@ -101,7 +101,8 @@ def fit_all(
 def _fit(model: keras.Model, recipe: Recipe, *, dataset: Dataset, folder: Path, cache: Path) -> dict[str, Any]:
     assert recipe.training is not None
     fitted, chosen = dataset.split("train"), dataset.split("val")
-    missing = set(dataset.labels) - {sample.label for sample in fitted}
+    nothing = {recipe.places.background} if recipe.places else set()  # of places, maybe of no whole picture
+    missing = set(dataset.labels) - {sample.label for sample in fitted} - nothing
     if missing:
         raise BuildError(
             f"split train has no samples of {', '.join(sorted(missing)[:5])}; a class cannot be learned from none"

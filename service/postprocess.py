@@ -106,23 +106,21 @@ def messages(
     local = np.exp(scores - highest)
     step = np.exp(transitions - transitions.max())
     # Both run at once, the second over the chain turned round: half as many steps in Python.
-    both = np.stack([local, local[:, ::-1]], axis=1)  # [B, 2, P, K]
+    both = np.stack([local, local[:, ::-1]]).transpose(2, 0, 1, 3)  # [P, 2, B, K]
     steps = np.stack([step, step.T])
-    found = np.empty_like(both)
-    shift = np.zeros(count)
-    message = np.full((count, 2, 1, classes), 1.0 / classes)
+    found, totals = np.empty_like(both), np.empty((places, 2, count, 1))
+    message = np.full((2, count, classes), 1.0 / classes)
     for place in range(places):
         if place:
             message = message @ steps
-            found[:, 1, place] = message[:, 1, 0]
-        message = message * both[:, :, place, None]
-        total = message.sum(axis=-1, keepdims=True)
-        message = message / total
-        found[:, 0, place] = message[:, 0, 0]
-        shift += np.log(total[:, 0, 0, 0])
-    found[:, 1, 0] = 1.0 / classes
-    log_z = shift + highest.sum(axis=(1, 2)) + np.log(classes) + (places - 1) * transitions.max()
-    return found[:, 0], found[:, 1, ::-1], log_z
+        found[place, 1] = message[1]
+        message = message * both[place]
+        totals[place] = message.sum(axis=-1, keepdims=True)
+        message = message / totals[place]
+        found[place, 0] = message[0]
+    log_z = np.log(totals[:, 0, :, 0]).sum(axis=0) + highest.sum(axis=(1, 2)) + np.log(classes)
+    log_z += (places - 1) * transitions.max()
+    return found[:, 0].transpose(1, 0, 2), found[::-1, 1].transpose(1, 0, 2), log_z
 
 
 @dataclass(frozen=True, slots=True)
