@@ -48,6 +48,10 @@ def crossvalidate(recipe: Recipe, *, data: str | Path, cache: str | Path | None 
     """
     if recipe.training is None:
         raise RecipeError(f"recipe {recipe.name} trains nothing; cross-validation needs [training]")
+    if recipe.data.share < 1:
+        raise RecipeError(
+            f"data.share = {recipe.data.share:g} is of split train, and cross-validation knows no splits; leave it out"
+        )
     started = time.perf_counter()
     plan, dataset = recipe.crossval, recipe.dataset(data)
     folds = grouped_folds(dataset, dataset.samples, count=plan.folds, seed=0)

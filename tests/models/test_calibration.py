@@ -12,6 +12,7 @@ import pytest
 from models.calibration import from_dataset, from_folder
 from models.dataset import Dataset
 from models.errors import DataError
+from models.motion import Motion
 from service.bundle.manifest import Manifest
 from service.bundle.store import Bundle
 
@@ -54,6 +55,15 @@ def test_the_same_seed_takes_the_same_frames_and_another_does_not(squares: Path,
     one, same, other = (from_dataset(dataset, manifest, limit=32, seed=seed) for seed in (0, 0, 1))
     assert one.source == same.source != other.source
     assert np.array_equal(one.frames, same.frames)
+
+
+def test_images_that_a_recipe_reads_as_clips_give_their_windows(tmp_path: Path, manifest: Manifest) -> None:
+    for number in range(20):
+        paint(tmp_path / f"{number}.png", (9 * number, 0, 0))
+    found = from_folder(tmp_path, manifest, motion=Motion(frames=4, window=0.5))
+    assert Counter(found.frames[:, 0, 0, 0].tolist()) == {9 * number: 4 for number in range(20)}
+    with pytest.raises(DataError, match="20 calibration frames were found"):
+        from_folder(tmp_path, manifest)
 
 
 def test_a_plain_folder_is_searched_to_the_bottom(tmp_path: Path, manifest: Manifest) -> None:

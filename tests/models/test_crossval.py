@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models.crossval import crossvalidate, grouped_folds
-from models.errors import DataError
+from models.errors import DataError, RecipeError
 from models.recipe import Recipe
 from models.schedule import CrossValidation
 
@@ -37,3 +37,9 @@ def test_folds_keep_groups_whole_and_need_enough_of_them(moving: Path, moving_re
         assert not {dataset.samples[i].group for i in fitted} & {dataset.samples[i].group for i in judged}
     with pytest.raises(DataError, match="21 groups, 22 folds need as many"):
         grouped_folds(dataset, dataset.samples, count=22, seed=0)
+
+
+def test_a_share_of_train_means_nothing_where_there_are_no_splits(moving: Path, moving_recipe: Recipe) -> None:
+    part = moving_recipe.model_copy(update={"data": moving_recipe.data.model_copy(update={"share": 0.1})})
+    with pytest.raises(RecipeError, match=r"data\.share = 0\.1 is of split train.*leave it out"):
+        crossvalidate(part, data=moving)

@@ -80,3 +80,23 @@ def test_a_renamed_label_that_the_data_lack_is_an_error(data: Path, tmp_path: Pa
     )
     with pytest.raises(RecipeError, match=r"labels\.rename names brawl"):
         Recipe.read(tmp_path / "wrong.toml").dataset(data)
+
+
+def test_a_recipe_takes_its_share_of_train_alone_by_the_seed_of_the_training(moving: Path) -> None:
+    def read(*overrides: str) -> list[tuple[str | None, str]]:
+        dataset = Recipe.read("fight", overrides=["data.folder=moving", *overrides]).dataset(moving)
+        return [(sample.split, sample.name) for sample in dataset.samples]
+
+    whole, half = read(), read("data.share=0.5")
+    assert [each for each in half if each[0] != "train"] == [each for each in whole if each[0] != "train"]
+    # Twelve groups of two clips, one of each class.
+    assert sum(split == "train" for split, _ in half) == 12
+    assert half == read("data.share=0.5", "description=another")
+    assert half != read("data.share=0.5", "training.seed=1")
+
+
+def test_what_a_recipe_says_of_motion_reaches_whoever_loads(squares: Path) -> None:
+    recipe = Recipe.read("fight", overrides=["data.folder=squares", "data.motion.frames=7", "data.motion.window=0.5"])
+    assert recipe.dataset(squares).motion == recipe.data.motion
+    assert recipe.data.motion is not None
+    assert (recipe.data.motion.frames, recipe.data.motion.window, recipe.data.motion.path) == (7, 0.5, "along")
