@@ -16,6 +16,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
 
 
+def paragraphs(*parts: Sequence[str]) -> list[str]:
+    """The lines of all parts, an empty one between; parts without lines leave none."""
+    lines: list[str] = []
+    for part in parts:
+        if part:
+            lines += [*([""] if lines else []), *part]
+    return lines
+
+
 def percent(value: float, interval: tuple[float, float] | None = None) -> str:
     return f"{value:.1%}" + (f" [{interval[0]:.1%}, {interval[1]:.1%}]" if interval else "")
 
@@ -56,8 +65,8 @@ def busy(timing: Timing) -> bool:
 
 def what(entry: Entry) -> str:
     """What the milliseconds are for."""
-    if entry.timing is None or entry.timing.frames == 1:
-        return entry.unit if entry.unit == "image" else "clip of 1"
+    if entry.timing is None or entry.unit == "image":
+        return entry.unit
     return f"{entry.unit} of {entry.timing.frames}"
 
 

@@ -24,7 +24,7 @@ class Source(Frozen):
 
 
 class Figures(Frozen):
-    """Of one precision on the split, with 95 % intervals; `changed`: how the images were changed before, if they were."""
+    """Of one precision on the split, with 95 % intervals."""
 
     engine: str
     precision: Precision
@@ -36,7 +36,19 @@ class Figures(Frozen):
     auc: float | None = None
     auc_interval: tuple[float, float] | None = None
     agreement: float | None = None
-    changed: str | None = None
+
+
+class Robustness(Frozen):
+    """The accuracy on images that were `changed`, and how far it is from that on the same images as they are."""
+
+    precision: Precision
+    split: str
+    n: int
+    changed: str
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    difference: float
+    difference_interval: tuple[float, float]
 
 
 class Timing(Frozen):
@@ -51,14 +63,20 @@ class Timing(Frozen):
     load: float | None = None
 
 
-class Place(Frozen):
-    """A figure of where, not what: pixel AUC, IoU …"""
+class Localisation(Frozen):
+    """How well it says where, by the network alone or by what follows it (`by`): see models.localise."""
 
-    name: str
-    value: float
-    n: int
+    precision: Precision
     split: str
-    interval: tuple[float, float] | None = None
+    by: str
+    n: int
+    pixel_auc: float
+    pixel_auc_interval: tuple[float, float]
+    iou: float
+    iou_interval: tuple[float, float]
+    iou_by_label: dict[str, float] = Field(default_factory=dict)
+    image_auc: float | None = None
+    image_auc_interval: tuple[float, float] | None = None
 
 
 class Answers(Frozen):
@@ -90,7 +108,8 @@ class Entry(Frozen):
     no_int8: str | None = None
     figures: tuple[Figures, ...] = ()
     verdict: str | None = None
-    places: tuple[Place, ...] = ()
+    robustness: tuple[Robustness, ...] = ()
+    localisation: tuple[Localisation, ...] = ()
     timing: Timing | None = None
     training_seconds: float | None = None
     training_machine: str | None = None
@@ -105,8 +124,8 @@ class Entry(Frozen):
         return self.not_trained is not None and self.weights.source is None
 
     def figure(self, precision: Precision) -> Figures | None:
-        """Those of `precision` on unchanged images, or None."""
-        return next((each for each in self.figures if each.precision == precision and each.changed is None), None)
+        """Those of `precision`, or None."""
+        return next((each for each in self.figures if each.precision == precision), None)
 
 
 def write_entry(folder: Path, entry: Entry) -> Path:

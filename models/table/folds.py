@@ -10,11 +10,22 @@ from statistics import stdev
 from typing import Any
 
 from models.errors import DataError
-from models.table.cells import NONE, milliseconds, percent, points, table
+from models.table.cells import NONE, milliseconds, paragraphs, percent, points, table
 from models.table.entry import Entry
 
 PATTERN = "*/crossval*.json"
 _NEEDED = {"recipe", "data", "data_sha256", "n", "groups", "fold_sizes", "ours", "floor"}
+
+_HEADER = (
+    "recipe",
+    "frames",
+    "parameters",
+    "accuracy",
+    "spread",
+    "each fold",
+    "against the floor",
+    "ms a clip, float / INT8",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +63,18 @@ def fold_tables(found: Sequence[CrossValidated], entries: Sequence[Entry]) -> li
     groups: dict[tuple[Any, ...], list[CrossValidated]] = {}
     for each in found:
         groups.setdefault(each.folds, []).append(each)
-    lines: list[str] = []
+    parts: list[list[str]] = []
     for same in sorted(groups.values(), key=lambda group: group[0].folds[0]):
         first = same[0].content
-        lines += [
-            f"### {first['data']}: {len(first['fold_sizes'])} folds of whole groups, n = {first['n']}, {first['groups']} groups",
-            "",
-            *table(
-                [
-                    "recipe",
-                    "frames",
-                    "parameters",
-                    "accuracy",
-                    "spread",
-                    "each fold",
-                    "against the floor",
-                    "ms a clip, float / INT8",
-                ],
+        folds = len(first["fold_sizes"])
+        parts += [
+            [f"### {first['data']}: {folds} folds of whole groups, n = {first['n']}, {first['groups']} groups"],
+            table(
+                _HEADER,
                 [*(_row(each.content, by_id.get(each.content["recipe"])) for each in same), _floor(first["floor"])],
             ),
-            "",
         ]
-    return lines
+    return paragraphs(*parts)
 
 
 def _row(told: Mapping[str, Any], entry: Entry | None) -> list[str]:

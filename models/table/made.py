@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -12,9 +12,11 @@ from models.assess import read_report
 from models.export.half import widen
 from models.provenance import run_again
 from models.report import Report
-from models.table.entry import Answers, Entry, Figures, Place, Source, Timing
+from models.table.entry import Answers, Entry, Figures, Localisation, Robustness, Source, Timing
+from service.bundle.manifest import Frozen
 from service.bundle.store import Bundle
 
+Row = TypeVar("Row", bound=Frozen)
 # The engine that is judged everywhere, so that rows can be compared.
 _ENGINE = "openvino"
 # More wrong answers than these are not kept: a report stays small.
@@ -26,9 +28,9 @@ def entry_of(bundle: Bundle) -> Entry:
     manifest, report = bundle.manifest, read_report(bundle)
     made, training = report.get("recipe", {}), report.get("training", {})
     provenance = manifest.provenance
-    told = [*report.get("accuracy", []), *report.get("robustness", [])]
-    figures = tuple(_figures(each) for each in told if each["engine"] == _ENGINE)
-    split = figures[0].split if figures else "test"
+    split = _split(report)
+    figures = _of(Figures, (row for row in report.get("accuracy", []) if row["split"] == split))
+    random = "none" in training and provenance.weights_source is None  # what was never learned is right by chance only
     return Entry(
         id=manifest.name,
         base=made.get("base", provenance.recipe or manifest.name),
@@ -46,9 +48,10 @@ def entry_of(bundle: Bundle) -> Entry:
         int8_bytes=_int8_bytes(bundle),
         int8_share=_int8_share(bundle),
         no_int8=None if manifest.quantized else _why_not(report),
-        figures=() if _random(report, bundle) else figures,
-        verdict=None if _random(report, bundle) else report.get("verdict", {}).get("sentence"),
-        places=tuple(Place.model_validate(each) for each in report.get("places", [])),
+        figures=() if random else figures,
+        verdict=None if random else report.get("verdict", {}).get("sentence"),
+        robustness=() if random else _of(Robustness, report.get("robustness", [])),
+        localisation=() if random else _of(Localisation, report.get("localisation", [])),
         timing=_timing(report),
         training_seconds=training.get("seconds"),
         training_machine=training.get("machine"),
@@ -59,17 +62,24 @@ def entry_of(bundle: Bundle) -> Entry:
     )
 
 
-def _figures(row: Mapping[str, Any]) -> Figures:
-    return Figures.model_validate({name: row[name] for name in Figures.model_fields if name in row})
+def _of(kind: type[Row], rows: Iterable[Mapping[str, Any]]) -> tuple[Row, ...]:
+    """What `kind` keeps of the rows of the engine that is judged everywhere."""
+    fields = kind.model_fields
+    return tuple(
+        kind.model_validate({name: row[name] for name in fields if name in row})
+        for row in rows
+        if row["engine"] == _ENGINE
+    )
+
+
+def _split(report: Report) -> str:
+    """The one that is reported on: test, where it was judged."""
+    judged = [row["split"] for row in report.get("accuracy", [])]
+    return "test" if "test" in judged or not judged else str(judged[0])
 
 
 def _command(command: str | None) -> str | None:
     return run_again(command) if command is not None and command.startswith("marey-build run ") else command
-
-
-def _random(report: Report, bundle: Bundle) -> bool:
-    """Whether nothing was learned: figures of random weights would only be chance."""
-    return "none" in report.get("training", {}) and bundle.manifest.provenance.weights_source is None
 
 
 def _timing(report: Report) -> Timing | None:

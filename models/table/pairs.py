@@ -18,7 +18,7 @@ def pair_table(entries: Sequence[Entry]) -> list[str]:
     """Each entry beside the one of architecture `cnn` on the same split, or beside the first where there is none."""
     splits: dict[str, list[tuple[Entry, Answers]]] = {}
     for entry in entries:
-        if entry.answers is not None and "fp32" in entry.answers.wrong and not entry.overrides:
+        if entry.answers is not None and "fp32" in entry.answers.wrong:
             splits.setdefault(entry.answers.order, []).append((entry, entry.answers))
     rows = []
     for same in splits.values():
