@@ -62,8 +62,13 @@ BACKBONE = {"until": "block1", "weights": "none"}
 GREY: Any = {"size": (28, 28), "color": "gray", "frames": 1}
 ROWS = {
     "cnn": Row({"name": "cnn", **BACKBONE, "hidden": 8}, int8=6),
+    "cnn on MobileNetV2": Row({"name": "cnn", "backbone": "MobileNetV2", "until": "block_1_project_BN", "weights": "none"}, int8=6),
+    "cnn on ResNet50": Row({"name": "cnn", "backbone": "ResNet50", "until": "conv2_block1_out", "weights": "none"}, int8=5),
+    "cnn on VGG16": Row({"name": "cnn", "backbone": "VGG16", "until": "block2_pool", "weights": "none"}, int8=4),
     "cnn3d": Row({"name": "cnn3d", "filters": [4, 8]}, kind="clip", int8=2),
     "cnn_lstm": Row({"name": "cnn_lstm", **BACKBONE, "grid": [2, 2], "change": "motion", "units": 8, "readout": "mean"}, int8=6, nodes=("LSTM",)),
+    "cnn_lstm as a GRU, one way": Row({"name": "cnn_lstm", **BACKBONE, "cell": "gru", "bidirectional": False, "units": 8}, int8=6, nodes=("GRU",)),
+    "cnn_lstm of two layers with attention": Row({"name": "cnn_lstm", **BACKBONE, "units": 8, "layers": 2, "readout": "attention"}, int8=6, nodes=("LSTM", "Softmax")),
     "cnn_seq_image": Row({"name": "cnn_seq_image", **BACKBONE, "units": 8}, frames=1, int8=6, nodes=("LSTM",)),
     "cnn_transformer_lstm": Row({"name": "cnn_transformer_lstm", **BACKBONE, "width": 8, "heads": 2, "units": 8}, int8=6, nodes=("LSTM", "Softmax")),
     "convlstm": Row({"name": "convlstm", "stem": 4, "filters": [4]}, kind="clip", int8=5),
