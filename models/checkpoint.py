@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 
 @dataclass(slots=True)
 class History:
-    """Per epoch: mean training loss, loss and accuracy on val, mean norm of the gradient, rate at its end. `best` is the epoch whose weights were kept."""
+    """Per epoch: mean training loss, loss and accuracy on val, mean norm of the gradient, rate at its end, seconds.
+
+    `best` is the epoch whose weights were kept.
+    """
 
     loss: list[float] = field(default_factory=list)
     val_loss: list[float] = field(default_factory=list)
     val_accuracy: list[float] = field(default_factory=list)
     gradient_norm: list[float] = field(default_factory=list)
     rate: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list, compare=False)
     best: int = -1
 
 
@@ -39,6 +43,8 @@ class Checkpoint:
         if self._file is None or not self._file.is_file():
             return self._history
         with np.load(self._file, allow_pickle=False) as saved:
+            if not {each.name for each in dataclasses.fields(History)} <= set(saved.files):
+                return self._history  # of an older version: the stage begins again
             for number, variable in enumerate(self._live):
                 variable.assign(saved[f"live{number}"])
             self._best = [saved[f"best{number}"] for number in range(self._weights)]

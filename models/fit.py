@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from models.advice import out_of_memory
 from models.checkpoint import Checkpoint, History
 from models.errors import BuildError
 from models.part import Part, batches
 from models.rows import Drawing, Rows
 from models.schedule import Stage, Training
-from models.step import Batch, Step, accumulation
+from models.step import Batch, Step
+
+_NAMED = 16  # samples of a batch, in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +50,15 @@ def fit_stage(
     train_batchnorm: bool = False,
     checkpoint: Path | None = None,
     quiet: bool = False,
+    watch: Callable[[History], None] | None = None,
 ) -> History:
     """Train `model` after `stage.cut`, in place, each epoch on one view of every clip, with a cosine schedule.
 
     The order of the clips and the choice of views depend on `seed` and the epoch alone. With a `checkpoint`, an
-    interrupted stage goes on after its last whole epoch. Without `val`, every epoch is run. Raises BuildError where the loss is no number.
+    interrupted stage goes on after its last whole epoch. Without `val`, every epoch is run. `watch` is told the history after every
+    epoch. Raises BuildError where the loss is no number, or memory does not hold a batch.
     """
+    stage = stage.model_copy(update={"accumulate": stage.accumulate or training.accumulate})
     part = Part(model, cut=stage.cut, train_batchnorm=train_batchnorm)
     step = Step(part, training, stage)
     state = Checkpoint(part.variables, step.optimizer, checkpoint)
@@ -67,10 +75,17 @@ def fit_stage(
     for epoch in progress:
         if val is not None and stage.patience and history.best >= 0 and epoch - history.best > stage.patience:
             break
-        _run_epoch(step, training, stage, train, weights=weights, seed=seed, epoch=epoch, history=history)
-        _judge(part, val, history)
+        started = time.perf_counter()
+        try:
+            _run_epoch(step, stage, train, weights=weights, seed=seed, epoch=epoch, history=history)
+            _judge(part, val, history)
+        except (MemoryError, tf.errors.ResourceExhaustedError):
+            raise BuildError(out_of_memory(stage, frames=max(train.rows.lengths))) from None
+        history.seconds.append(round(time.perf_counter() - started, 3))
         better = val is None or not stage.patience or history.val_loss[-1] <= min(history.val_loss)
         state.save(history, better=better)
+        if watch is not None:
+            watch(history)
         progress.set_postfix(loss=f"{history.loss[-1]:.3f}", **({"val": f"{history.val_loss[-1]:.3f}"} if val else {}))
     state.restore_best()
     return history
@@ -86,7 +101,6 @@ def rate_at(stage: Stage, position: float) -> float:
 
 def _run_epoch(
     step: Step,
-    training: Training,
     stage: Stage,
     train: Labelled,
     *,
@@ -96,12 +110,14 @@ def _run_epoch(
     history: History,
 ) -> None:
     rng = np.random.default_rng((seed, epoch))
-    several = accumulation(training, stage)
-    order = list(batches(train.rows.lengths, rng.permutation(len(train.classes)), batch=stage.batch * several))
+    order = list(
+        batches(train.rows.lengths, rng.permutation(len(train.classes)), batch=stage.batch * (stage.accumulate or 1))
+    )
     # One step's clips are those that one larger batch would hold.
     small = [chosen[at : at + stage.batch] for chosen in order for at in range(0, len(chosen), stage.batch)]
     drawn = iter(zip(small, train.rows.drawn(small, seed=(seed, epoch), rng=rng), strict=True))
-    losses, norms = [], []
+    losses: list[float] = []
+    norms: list[float] = []
     rate = stage.rate
     for number, chosen in enumerate(order):
         warming = (number + 1) / len(order) if epoch < stage.warm_up else number / len(order)
@@ -109,11 +125,13 @@ def _run_epoch(
         step.optimizer.learning_rate.assign(rate)
         parts = list(_parts(drawn, train, weights, count=len(chosen)))
         loss, norm = step(parts)
-        if not np.isfinite(loss):
-            names = ", ".join(train.rows.names[i] for i in chosen[:8])
+        if not (np.isfinite(loss) and (np.isfinite(norm) or step.skips_infinite)):
+            names = ", ".join(train.rows.names[i] for i in chosen[:_NAMED])
+            more = f" and {len(chosen) - _NAMED} more" if len(chosen) > _NAMED else ""
+            before = f", {norms[-1]:.3g} in the batch before" if norms else ", in the very first batch"
             raise BuildError(
-                f"the loss is {loss} in epoch {epoch + 1} of {stage.cut}, in a batch of {names}, at rate {rate:.2g} and gradient norm "
-                f"{norm:.3g}; look at these clips, or lower the stage's rate {stage.rate}"
+                f"the loss is {loss} in epoch {epoch + 1} of {stage.cut}, at rate {rate:.2g} and gradient norm {norm:.3g}{before}, in a "
+                f"batch of {names}{more}; look at these clips, or lower the stage's rate {stage.rate:g} or training.clip_norm"
             )
         losses.append(loss)
         norms.append(norm)

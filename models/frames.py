@@ -46,14 +46,21 @@ class Drawn:
         self, order: Sequence[NDArray[np.int64]], *, seed: tuple[int, int], rng: np.random.Generator
     ) -> Iterator[Drawing]:
         del rng
-        for chosen in order:
-            views = Views.draw(self.plan, self.keys[chosen], seed=seed)
-            rows = views.apply([self.clips[i] for i in chosen], frames=len(self.shown[chosen[0]]))
-            places = None
-            if self.marks is not None:
-                moved = views.apply_to_maps([self.maps[i] for i in chosen])
-                places = np.stack([self.marks.places(each) for each in moved])
-            yield Drawing(rows.astype(np.float32, copy=False), places)
+        # The next batch is drawn while the network learns from this one.
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(self._draw, order[0], seed)
+            for following in order[1:]:
+                drawing, waiting = waiting.result(), pool.submit(self._draw, following, seed)
+                yield drawing
+            yield waiting.result()
+
+    def _draw(self, chosen: NDArray[np.int64], seed: tuple[int, int]) -> Drawing:
+        views = Views.draw(self.plan, self.keys[chosen], seed=seed)
+        rows = views.apply([self.clips[i] for i in chosen], frames=len(self.shown[chosen[0]]))
+        if self.marks is None:
+            return Drawing(rows.astype(np.float32, copy=False))
+        moved = views.apply_to_maps([self.maps[i] for i in chosen])
+        return Drawing(rows.astype(np.float32, copy=False), np.stack([self.marks.places(each) for each in moved]))
 
 
 class Frames:

@@ -83,7 +83,8 @@ class Part:
 
     @staticmethod
     def _named(outputs: Any) -> dict[str, Any]:
-        return outputs if isinstance(outputs, dict) else {"probabilities": outputs}
+        named = outputs if isinstance(outputs, dict) else {"probabilities": outputs}
+        return {name: tf.cast(found, tf.float32) for name, found in named.items()}
 
 
 def reads_frames(model: keras.Model) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -81,6 +81,7 @@ class Training(Frozen):
 
     `clip_norm` bounds the norm of each variable's gradient, `clip_value` each of its values, one or the other. `weight_decay` is AdamW's.
     `places_weight` weighs the loss of the network's positions beside that of the clip. `memory_gib` is what decoded frames may take.
+    `mixed_precision` computes in float16 `always`, or (`auto`) where there is a GPU; the network that is saved is float32.
     """
 
     seed: int = Field(default=0, ge=0)
@@ -91,6 +92,7 @@ class Training(Frozen):
     weight_decay: float = Field(default=0.0, ge=0, lt=1)
     places_weight: float = Field(default=0.0, ge=0)
     memory_gib: float = Field(default=4.0, gt=0)
+    mixed_precision: Literal["off", "auto", "always"] = "off"
     augmentation: Augmentation = Augmentation()
     stages: tuple[Stage, ...] = Field(min_length=1)
 

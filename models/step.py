@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from models.errors import BuildError
 from models.part import Part
+from models.precision import is_mixed
 from models.schedule import Stage, Training
 
 
@@ -32,10 +33,18 @@ class Step:
     def __init__(self, part: Part, training: Training, stage: Stage) -> None:
         self._part, self._smoothing, self._places_weight = part, stage.label_smoothing, training.places_weight
         self.optimizer = _optimizer(training, stage)
+        self._mixed = is_mixed(training)
+        if self._mixed:
+            self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
         self.optimizer.build(part.trainable)
         self._at_once = tf.function(self._train, reduce_retracing=True)
         self._gradients = tf.function(self._gradient, reduce_retracing=True)
         self._apply = tf.function(self._applied)
+
+    @property
+    def skips_infinite(self) -> bool:
+        """Whether a gradient that is no number is left out, and the next loss scaled less."""
+        return self._mixed
 
     def __call__(self, parts: Sequence[Batch]) -> tuple[float, float]:
         """The mean loss of all clips, without penalties, and the norm of the whole gradient before it is clipped."""
@@ -68,11 +77,16 @@ class Step:
             if places is not None:
                 loss += self._places_weight * _places_loss(outputs["positions"], places)
             total = loss + self._part.penalty() if share is None else share * loss + _once(self._part.penalty(), first)
+            if self._mixed:
+                total = self.optimizer.scale_loss(total)
         return loss, _whole(tape.gradient(total, self._part.trainable), self._part.trainable)
 
     def _applied(self, gradient: Any) -> Any:
+        norm = tf.linalg.global_norm(gradient)
+        if self._mixed:
+            norm /= tf.convert_to_tensor(self.optimizer.dynamic_scale)
         self.optimizer.apply_gradients(zip(gradient, self._part.trainable, strict=True))
-        return tf.linalg.global_norm(gradient)
+        return norm
 
 
 def _optimizer(training: Training, stage: Stage) -> Any:
@@ -108,8 +122,3 @@ def _whole(gradient: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
 def _tensors(batch: Batch) -> tuple[Any, ...]:
     given = (batch.rows, batch.classes, batch.weights, batch.places)
     return tuple(None if each is None else tf.constant(each) for each in given)
-
-
-def accumulation(training: Training, stage: Stage) -> int:
-    """How many batches make one step."""
-    return stage.accumulate or training.accumulate
