@@ -88,7 +88,25 @@ class Place(BaseModel):
     """What a model with an answer for every place says of one place in the picture."""
 
     position: int = Field(description="In the order of the model's output, from 0.")
+    row: int | None = Field(
+        default=None, description="In the grid, from the top, from 0; only where the model names its grid."
+    )
+    column: int | None = Field(default=None, description="In the grid, from the left, from 0.")
     predictions: list[Prediction]
+
+
+class PlacesGrid(BaseModel):
+    """The equal cells of the picture, after the model's resize rule, that `positions` answer for: `squash` shows all of it."""
+
+    rows: int
+    columns: int
+    order: str = Field(
+        description="How positions are numbered: raster, or boustrophedon (every second row from the right)."
+    )
+    background: str | None = Field(
+        description="The label of a place that shows nothing of note; the others together are its heat."
+    )
+    resize: str = Field(description="How the picture became the one that the grid lies on: squash, crop or pad.")
 
 
 class Classified(BaseModel):
@@ -98,8 +116,9 @@ class Classified(BaseModel):
     positions: list[Moment] | list[Place] | None = Field(
         default=None,
         description="Only where the model says when or where, and no windows were asked for: an entry for each sampled "
-        "frame, or for each place in the picture.",
+        "frame, or for each place in the picture, after the model's postprocessing.",
     )
+    grid: PlacesGrid | None = Field(default=None, description="Where those places are, if the model names its grid.")
     warnings: list[str] = Field(description="What was odd in the file: gaps in its times, a header that lies …")
     timings_ms: dict[str, float]
     batch_size: int = Field(description="Frames that ran through the encoder, or the clip network, together.")
@@ -250,11 +269,23 @@ def _positions(answer: Answer, model: Predictor, top_k: int | None) -> list[Mome
         )
     found = [top(row, labels, min(count, room)) for row in rows]
     if not answer.positions_are_frames:
-        return [Place(position=number, predictions=predictions) for number, predictions in enumerate(found)]
+        grid = model.manifest.network.grid
+        cells = grid.cells if grid else [(None, None)] * len(found)
+        return [
+            Place(position=number, row=row, column=column, predictions=predictions)
+            for number, ((row, column), predictions) in enumerate(zip(cells, found, strict=True))
+        ]
     return [
         Moment(index=index, time_s=round(time_s, 4), predictions=predictions)
         for index, time_s, predictions in zip(clip.indices, clip.times_s, found, strict=True)
     ]
+
+
+def _grid(model: Predictor) -> PlacesGrid | None:
+    grid = model.manifest.network.grid
+    if grid is None:
+        return None
+    return PlacesGrid(**grid.model_dump(), resize=model.manifest.input.resize.rule)
 
 
 def _common(
@@ -272,6 +303,7 @@ def _common(
         "model": used(model, answer.engine),
         "predictions": top(answer.probabilities, model.manifest.labels, top_k),
         "positions": positions,
+        "grid": _grid(model) if positions is not None else None,
         "warnings": warnings,
         "timings_ms": {stage: round(milliseconds, 3) for stage, milliseconds in timings.items()},
         "batch_size": answer.batch_size,

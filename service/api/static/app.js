@@ -1,5 +1,6 @@
 // The page to try the service with: a file, or the webcam, and what the models say of it.
 
+import { heat, spans } from "./heat.js";
 import * as live from "./live.js";
 import { $, element, predictions, problem, seconds, sentence, timeline, timings, used } from "./show.js";
 
@@ -119,6 +120,8 @@ function show(answer) {
     });
   } else {
     facts.push(["image", `${image.width}×${image.height} ${image.format}`]);
+    const shown = $("view").querySelector("img");
+    if (spans(answer) && shown) heat(answer, shown);
   }
   timings(answer.timings_ms, facts);
 }
