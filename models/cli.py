@@ -14,6 +14,7 @@ import click
 from models.console import (
     FILE,
     FOLDER,
+    cache_option,
     command_line,
     data_option,
     engine_too,
@@ -25,6 +26,7 @@ from models.console import (
     set_option,
     split_option,
     tell,
+    tensorboard_option,
 )
 from models.export_command import export
 from service import __version__
@@ -56,31 +58,57 @@ def main() -> None:
 @click.argument("recipe")
 @data_option
 @out_option
+@cache_option
+@tensorboard_option
 @set_option
 @one_sentence
-def train(recipe: str, data: Path, out: Path, overrides: tuple[str, ...]) -> None:
+def train(
+    recipe: str, data: Path, out: Path, cache: Path | None, tensorboard: Path | None, overrides: tuple[str, ...]
+) -> None:
     """Train what RECIPE (a TOML file, or the name of one that ships) says; an interrupted training goes on where it was."""
     from models.recipe import Recipe
     from models.train import train as train_recipe
 
-    click.echo(f"wrote {train_recipe(Recipe.read(recipe, overrides=overrides), data=data, out=out)}")
+    read = Recipe.read(recipe, overrides=overrides)
+    click.echo(f"wrote {train_recipe(read, data=data, out=out, cache=cache, tensorboard=tensorboard)}")
 
 
 @main.command()
 @click.argument("recipe")
 @data_option
 @click.option("--out", type=FILE, required=True, help="The JSON file for the figures.")
+@cache_option
+@click.option("--seeds", type=click.IntRange(min=1), help="Trainings per fold (default: the recipe's).")
+@click.option("--no-floor", is_flag=True, help="Leave out the logistic regression, where another recipe's file has it.")
 @click.option(
-    "--cache", type=FOLDER, help="Keeps the frozen CNN's activations: runs/cache shares those of the runs there."
+    "--beside",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Another recipe's JSON, judged in the same folds: its floor is taken over, and the paired difference added.",
 )
 @set_option
 @one_sentence
-def crossval(recipe: str, data: Path, out: Path, cache: Path | None, overrides: tuple[str, ...]) -> None:
+def crossval(
+    recipe: str,
+    data: Path,
+    out: Path,
+    cache: Path | None,
+    seeds: int | None,
+    no_floor: bool,
+    beside: Path | None,
+    overrides: tuple[str, ...],
+) -> None:
     """Judge RECIPE by grouped cross-validation, beside a logistic regression on frozen features in the same folds."""
     from models.crossval import crossvalidate
     from models.recipe import Recipe
 
-    result = crossvalidate(Recipe.read(recipe, overrides=overrides), data=data, cache=cache)
+    result = crossvalidate(
+        Recipe.read(recipe, overrides=overrides),
+        data=data,
+        cache=cache,
+        seeds=seeds,
+        floor=not no_floor,
+        beside=json.loads(beside.read_text(encoding="utf-8")) if beside else None,
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result | {"command": command_line()}, indent=2) + "\n", encoding="utf-8")
     click.echo(f"wrote {out}")
@@ -234,6 +262,8 @@ def assess(
     "--results", type=FOLDER, help="Also write what RESULTS.md needs to RESULTS/NAME/report.json, as in models/results."
 )
 @set_option
+@cache_option
+@tensorboard_option
 @max_drop_option
 @force_option
 @json_option
@@ -244,6 +274,8 @@ def run(
     out: Path,
     work: Path | None,
     results: Path | None,
+    cache: Path | None,
+    tensorboard: Path | None,
     overrides: tuple[str, ...],
     max_drop: float,
     force: bool,
@@ -261,6 +293,8 @@ def run(
         data=data,
         out=out,
         work=folder,
+        cache=cache,
+        tensorboard=tensorboard,
         max_drop=max_drop,
         force=force,
         command=run_again(command_line()),

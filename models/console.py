@@ -48,6 +48,16 @@ set_option = click.option(
     metavar="KEY=VALUE",
     help="Repeatable: an entry of the recipe in place of what its file says, as in --set architecture.units=64.",
 )
+cache_option = click.option(
+    "--cache",
+    type=FOLDER,
+    help="Where activations of frozen CNNs are kept, for all recipes that share one (run: runs/cache).",
+)
+tensorboard_option = click.option(
+    "--tensorboard",
+    type=FOLDER,
+    help="Also write loss, accuracy, rate and gradient norm of every epoch there, for TensorBoard.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 split_option = click.option("--split", default="test", show_default=True, help="The split to judge on.")
 max_drop_option = click.option(

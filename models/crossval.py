@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -26,25 +27,38 @@ from tqdm import tqdm
 from models.dataset import Dataset, Sample
 from models.errors import DataError, RecipeError
 from models.features import Activations
+from models.machine import machine
 from models.material import Material
 from models.part import FEATURES, Part
+from models.precision import built_for, gpus
 from models.provenance import packages
 from models.recipe import Recipe
-from models.schedule import CrossValidation
+from models.schedule import FRAMES, CrossValidation
 from models.train import fit_all
 from models.zoo.efficientnet_lite import efficientnet_lite0
 from models.zoo.pooling import pooled
 from service.bundle.manifest import Input, Sampling
 
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]  # the samples to fit on, and those to judge by
+_TIMED = 10  # runs of one clip
 _FLOOR_INPUT = Input(height=224, width=224)
 
 
-def crossvalidate(recipe: Recipe, *, data: str | Path, cache: str | Path | None = None) -> dict[str, Any]:
+def crossvalidate(
+    recipe: Recipe,
+    *,
+    data: str | Path,
+    cache: str | Path | None = None,
+    seeds: int | None = None,
+    floor: bool = True,
+    beside: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Figures of `recipe` and of the floor on every clip below `data`, as a JSON object; raises DataError and RecipeError.
 
-    `accuracy` is a mean over seeds and folds, `standard_error` that of the folds' accuracies (each a mean over seeds).
-    `cache` keeps the frozen activations for another run.
+    `accuracy` is a mean over seeds and folds, `standard_error` that of the folds' accuracies (each a mean over seeds); `right` counts, for
+    each clip in the data set's order, the seeds that answered right. `seeds` overrides the recipe's. The folds depend on the data and
+    their number alone: `held_out` lists their groups. `beside`: the figures of another recipe in the very same folds, or it is a DataError;
+    the paired difference is added, and its floor taken over. `cache` keeps the frozen activations for another run.
     """
     if recipe.training is None:
         raise RecipeError(f"recipe {recipe.name} trains nothing; cross-validation needs [training]")
@@ -54,11 +68,10 @@ def crossvalidate(recipe: Recipe, *, data: str | Path, cache: str | Path | None 
         )
     started = time.perf_counter()
     plan, dataset = recipe.crossval, recipe.dataset(data)
+    if seeds is not None:
+        plan = plan.model_copy(update={"seeds": seeds})
     folds = grouped_folds(dataset, dataset.samples, count=plan.folds, seed=0)
-    with _folder(cache) as kept:
-        floor = _floor(dataset, folds, plan=plan, cache=kept)
-        ours = _ours(recipe, dataset, folds, cache=kept)
-    return {
+    found = {
         "recipe": recipe.name,
         "recipe_sha256": recipe.sha256,
         "data": recipe.data.folder,
@@ -66,14 +79,65 @@ def crossvalidate(recipe: Recipe, *, data: str | Path, cache: str | Path | None 
         "n": len(dataset.samples),
         "groups": len({sample.group for sample in dataset.samples}),
         "fold_sizes": [len(judged) for _, judged in folds],
-        "ours": ours,
-        "floor": floor,
-        "difference": round(ours["accuracy"] - floor["accuracy"], 4),
-        # Of the folds' differences: both were judged on the same clips.
-        "difference_standard_error": _standard_error(np.subtract(ours["by_fold"], floor["by_fold"])),
-        "within_one_standard_error": ours["accuracy"] >= floor["accuracy"] - floor["standard_error"],
+        "held_out": [sorted({dataset.samples[i].group for i in judged}) for _, judged in folds],
+        "seeds": plan.seeds,
+    }
+    if beside is not None:
+        _check_same_folds(found, beside)
+    with _folder(cache) as kept:
+        judged = beside.get("floor") if beside else None
+        if judged is None and floor:
+            judged = _floor(dataset, folds, plan=plan, cache=kept)
+        ours = _ours(recipe, dataset, folds, plan=plan, cache=kept)
+    found |= {**_size(recipe, dataset), "ours": ours, "floor": judged}
+    if judged is not None:
+        found |= {
+            "difference": round(ours["accuracy"] - judged["accuracy"], 4),
+            # Of the folds' differences: both were judged on the same clips.
+            "difference_standard_error": _standard_error(np.subtract(ours["by_fold"], judged["by_fold"])),
+            "within_one_standard_error": ours["accuracy"] >= judged["accuracy"] - judged["standard_error"],
+        }
+    if beside is not None:
+        theirs = beside["ours"]
+        found["beside"] = {
+            "recipe": beside["recipe"],
+            "difference": round(ours["accuracy"] - theirs["accuracy"], 4),
+            "standard_error": _standard_error(np.subtract(ours["by_fold"], theirs["by_fold"])),
+        }
+    return found | {
         "seconds": round(time.perf_counter() - started, 1),
+        "machine": machine(gpus=gpus()),
         "packages": packages(),
+    }
+
+
+def _check_same_folds(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    for name, what in (("data_sha256", "other data"), ("held_out", "other folds")):
+        if theirs.get(name) != ours[name]:
+            raise DataError(
+                f"{theirs.get('recipe', 'the other recipe')} was judged on {what} than {ours['recipe']}: nothing can be paired; "
+                "judge both again with the same data and crossval.folds"
+            )
+
+
+def _size(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    """How large and how fast the network is as Keras runs it in float32, a clip at a time, from frames to probabilities."""
+    model = recipe.build(classes=len(dataset.labels))
+    sampled = recipe.sampling.frames
+    shape = model.input_shape[1:]
+    # A network of images sees all frames of a clip as one batch.
+    size = (sampled, *shape) if len(shape) == 3 else (1, shape[0] or sampled, *shape[1:])
+    frames = tf.constant(np.random.default_rng(0).integers(0, 256, size).astype(np.float32))
+    forward = tf.function(lambda clip: model(clip, training=False))
+    seconds = []
+    for _ in range(_TIMED + 1):
+        before = time.perf_counter()
+        tf.nest.map_structure(lambda each: each.numpy(), forward(frames))
+        seconds.append(time.perf_counter() - before)
+    return {
+        "frames": sampled,
+        "parameters": model.count_params(),
+        "ms_per_clip": round(1e3 * float(np.median(seconds[1:])), 2),  # the first call compiles
     }
 
 
@@ -89,12 +153,18 @@ def grouped_folds(dataset: Dataset, samples: Sequence[Sample], *, count: int, se
     return list(splitter.split(np.zeros(len(samples)), classes, groups))
 
 
-def _ours(recipe: Recipe, dataset: Dataset, folds: Sequence[Fold], *, cache: Path) -> dict[str, Any]:
-    plan, samples, labels = recipe.crossval, dataset.samples, len(dataset.labels)
+def _ours(
+    recipe: Recipe, dataset: Dataset, folds: Sequence[Fold], *, plan: CrossValidation, cache: Path
+) -> dict[str, Any]:
+    samples, labels = dataset.samples, len(dataset.labels)
     material = Material(recipe.build(classes=labels), recipe, dataset=dataset, cache=cache)
     material.prepare(samples)
     assert recipe.training is not None
     last = recipe.training.stages[-1].cut
+    if not recipe.architecture.pretrained and any(stage.cut != FRAMES for stage in recipe.training.stages):
+        raise RecipeError(
+            f"recipe {recipe.name} keeps activations of a CNN without pretrained weights: every seed's are others; give its stages cut = {FRAMES!r}"
+        )
     # Where every epoch is run and nothing is chosen, no clips need to be held back for the choice.
     stops_early = any(stage.patience for stage in recipe.training.stages)
     right = np.zeros((plan.seeds, len(samples)), bool)
@@ -106,7 +176,8 @@ def _ours(recipe: Recipe, dataset: Dataset, folds: Sequence[Fold], *, cache: Pat
             if stops_early:
                 inner, chosen = grouped_folds(dataset, outer, count=plan.inner_folds, seed=seed)[0]
             keras.utils.set_random_seed(seed)
-            model = recipe.build(classes=labels, seed=seed)
+            with built_for(recipe.training):
+                model = recipe.build(classes=labels, seed=seed)
             fit_all(
                 model,
                 recipe,
@@ -124,7 +195,7 @@ def _ours(recipe: Recipe, dataset: Dataset, folds: Sequence[Fold], *, cache: Pat
             progress.update()
             progress.set_postfix(accuracy=f"{right[seed, judged].mean():.3f}")
     progress.close()
-    return _summary(right, folds)
+    return _summary(right, folds) | {"right": right.sum(0).tolist()}
 
 
 def _floor(dataset: Dataset, folds: Sequence[Fold], *, plan: CrossValidation, cache: Path) -> dict[str, Any]:

@@ -46,12 +46,14 @@ def run(
     max_drop: float,
     force: bool,
     command: str,
+    cache: Path | None = None,
+    tensorboard: Path | None = None,
     base: str | None = None,
     overrides: Sequence[str] = (),
 ) -> tuple[Bundle, Report]:
     """All of it; `base` and `overrides` say of which recipe that ships `recipe` is, and what was set otherwise. Raises QuantizationRefused where INT8 loses too much; the float bundle is in `work` then, `out` untouched."""
     dataset = recipe.dataset(data)
-    model = train(recipe, data=data, out=work / "train", cache=work.parent / "cache")
+    model = train(recipe, data=data, out=work / "train", cache=cache or work.parent / "cache", tensorboard=tensorboard)
     made_from = [recipe.sha256, json.dumps(packages())]
 
     def export(target: Path) -> None:

@@ -26,6 +26,8 @@ _FOLDERS: dict[str, tuple[str, ...]] = {
     "--data": ("--data", "DATA"),
     "--out": ("--out", "BUNDLE"),
     "--work": (),
+    "--cache": (),
+    "--tensorboard": (),
     "--results": (),
 }
 
@@ -44,7 +46,7 @@ def packages() -> dict[str, str]:
 def run_again(command: str) -> str:
     """A `marey-build run …` as anybody can type it: folders named by what they are, without what changes nothing in the bundle."""
     words = iter(word for said in shlex.split(command) for word in _apart(said))
-    kept = []
+    kept: list[str] = []
     for word in words:
         if word in _FOLDERS:
             next(words, None)

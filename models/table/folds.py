@@ -66,22 +66,25 @@ def fold_tables(found: Sequence[CrossValidated], entries: Sequence[Entry]) -> li
     parts: list[list[str]] = []
     for same in sorted(groups.values(), key=lambda group: group[0].folds[0]):
         first = same[0].content
+        floor = next((each.content["floor"] for each in same if each.content["floor"] is not None), None)
         folds = len(first["fold_sizes"])
         parts += [
             [f"### {first['data']}: {folds} folds of whole groups, n = {first['n']}, {first['groups']} groups"],
             table(
                 _HEADER,
-                [*(_row(each.content, by_id.get(each.content["recipe"])) for each in same), _floor(first["floor"])],
+                [
+                    *(_row(each.content, by_id.get(each.content["recipe"]), floor) for each in same),
+                    *([_floor(floor)] if floor else []),
+                ],
             ),
         ]
     return paragraphs(*parts)
 
 
-def _row(told: Mapping[str, Any], entry: Entry | None) -> list[str]:
-    ours, floor = told["ours"], told["floor"]
+def _row(told: Mapping[str, Any], entry: Entry | None, floor: Mapping[str, Any] | None) -> list[str]:
+    ours = told["ours"]
     frames = told.get("frames") or (entry.timing.frames if entry and entry.timing else None)
     parameters = told.get("parameters") or (entry.parameters if entry else None)
-    differences = [one - other for one, other in zip(ours["by_fold"], floor["by_fold"], strict=True)]
     return [
         f"`{told['recipe']}`",
         str(frames or NONE),
@@ -89,9 +92,14 @@ def _row(told: Mapping[str, Any], entry: Entry | None) -> list[str]:
         percent(ours["accuracy"]) + f" ± {100 * ours['standard_error']:.1f}",
         f"{100 * stdev(ours['by_fold']):.1f}",
         _each(ours["by_fold"]),
-        points(ours["accuracy"] - floor["accuracy"], stdev(differences) / len(differences) ** 0.5),
+        _against(ours, floor) if floor else NONE,
         milliseconds(entry.timing if entry else None),
     ]
+
+
+def _against(ours: Mapping[str, Any], floor: Mapping[str, Any]) -> str:
+    differences = [one - other for one, other in zip(ours["by_fold"], floor["by_fold"], strict=True)]
+    return points(ours["accuracy"] - floor["accuracy"], stdev(differences) / len(differences) ** 0.5)
 
 
 def _floor(floor: Mapping[str, Any]) -> list[str]:
