@@ -30,6 +30,8 @@ _LONGEST = 25 * 60.0
 
 def model_table(entries: Sequence[Entry]) -> list[str]:
     """A row for each, what must be said beside it, and the commands."""
+    if not entries:
+        return []
     header = [
         "model",
         "data, split (n)",

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from models.accept import accept
 from models.dataset import Sample
 from models.judge import Judged, Runner
-from models.metrics import agreement, figures, wilson
+from models.metrics import agreement, auc, figures, wilson
 from service.engine.base import EngineInfo
 
 FLOAT, INT8 = Runner("openvino", "fp32"), Runner("openvino", "int8")
@@ -79,3 +80,51 @@ def test_accuracy_is_of_the_split_and_agreement_of_everything_judged() -> None:
         judged([0] * 4, [0] * 4, [0, 0, 0, 1], ["test", "test", "test", "val"]), split="test", max_drop=0.01
     )
     assert (verdict.n, verdict.loss, verdict.agreement_n, verdict.agreement) == (3, 0, 4, 0.75)
+
+
+def scores(rng: np.random.Generator, truth: np.ndarray, *, classes: int, apart: float) -> np.ndarray:
+    logits = rng.normal(size=(len(truth), classes))
+    logits[np.arange(len(truth)), truth] += apart
+    shares = np.exp(logits)
+    return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_auc_is_that_of_sklearn_binary_or_the_mean_of_one_against_the_rest(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    truth = rng.integers(0, classes, 150)
+    rows = scores(rng, truth, classes=classes, apart=0.8)
+    expected = roc_auc_score(truth, rows[:, 1] if classes == 2 else rows, multi_class="ovr")
+    found = auc(rows, truth)
+    assert found.value == pytest.approx(expected, abs=1e-6)
+    assert found.interval[0] < found.value < found.interval[1]
+    assert auc(rows, truth) == found, "the resamples are seeded"
+
+
+def test_ties_of_the_auc_count_half() -> None:
+    rows = np.array([[0.5, 0.5], [0.5, 0.5], [0.2, 0.8]], np.float32)
+    assert auc(rows, np.array([0, 1, 1])).value == 0.75
+
+
+def test_the_interval_of_the_auc_is_as_wide_as_hanley_and_mcneil_say() -> None:
+    rng = np.random.default_rng(3)
+    truth = np.repeat([0, 1], 300)
+    found = auc(scores(rng, truth, classes=2, apart=1.0), truth)
+    area, pairs = found.value, 300 * 300
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    error = np.sqrt((area * (1 - area) + 299 * (q1 - area**2) + 299 * (q2 - area**2)) / pairs)
+    assert found.interval[1] - found.interval[0] == pytest.approx(2 * 1.96 * error, rel=0.15)
+
+
+def test_an_auc_of_one_on_few_samples_is_not_certain() -> None:
+    truth = np.array([0] * 10 + [1] * 15)
+    found = auc(rows(truth.tolist()), truth)
+    assert found.value == 1
+    assert 0.75 < found.interval[0] < 0.9
+    assert found.interval[1] == 1
+    assert auc(rows((1 - truth).tolist()), truth).interval == pytest.approx((0, 1 - found.interval[0]), abs=1e-6)
+
+
+def test_one_class_alone_has_no_auc() -> None:
+    with pytest.raises(ValueError, match="needs two classes in the truth, got 1"):
+        auc(rows([0, 1]), np.array([1, 1]))
