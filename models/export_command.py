@@ -62,6 +62,13 @@ _Any = click.Path(path_type=Path)  # a SavedModel is a folder; what is no model 
 @click.option("--size", metavar="HxW", help="Height and width, where the model takes any.")
 @click.option("--resize", default="squash", show_default=True, help="squash, pad, or crop:SHORT_SIDE.")
 @click.option(
+    "--enhance",
+    multiple=True,
+    metavar="STEP",
+    help="A step before the model, as in training: denoise, clahe or vessels, with parameters as clahe:clip_limit=2.0,tiles=8x8. "
+    "Several run in the order given.",
+)
+@click.option(
     "--frames", type=click.IntRange(1), help="Frames of a clip (default: those that the model takes, else 16)."
 )
 @click.option("--max-frames", type=click.IntRange(1), help="Most frames that a client may ask for (default: 64).")
@@ -105,6 +112,7 @@ def export(
     color: Literal["rgb", "bgr", "gray"] | None,
     size: str | None,
     resize: str,
+    enhance: tuple[str, ...],
     frames: int | None,
     max_frames: int | None,
     sampling: str,
@@ -139,7 +147,7 @@ def export(
         code = None if model_code is None else ModelCode.parse(model_code, trust=trust)
         exported, frames_seen = export_foreign(
             Source(model, encoder, head, from_onnx, code, trust),
-            Reading(preprocess, color, size, resize, frames, max_frames, sampling, activation, steps),
+            Reading(preprocess, color, size, resize, frames, max_frames, sampling, activation, steps, enhance),
             out=staging / "bundle",
             name=name,
             version=version,

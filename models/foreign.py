@@ -23,6 +23,7 @@ from models.files.load import load_keras
 from models.files.model_code import ModelCode
 from models.provenance import file_sha256, packages
 from models.readings.ask import normalization_of
+from models.readings.enhance import parse_step
 from models.readings.flags import Reading, input_of, parse_resize, parse_size, sampling_of
 from models.readings.onnx_subject import OnnxSubject
 from models.readings.subject import KerasSubject, Subject, check_labels, pixels_shape
@@ -124,6 +125,8 @@ def check_flags(reading: Reading) -> None:
     if reading.size is not None:
         parse_size(reading.size)
     parse_resize(reading.resize)
+    for step in reading.enhance:
+        parse_step(step)
 
 
 def _exported(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from models.errors import ExportRefused
 from models.export.model.outputs import Activation, Steps
 from models.export.normalization import Channels
+from models.readings.enhance import enhanced
 from service.bundle.manifest import Input, Resize, Sampling
 
 DEFAULT_FRAMES = 16
@@ -26,6 +27,7 @@ class Reading:
     sampling: str = "uniform"
     activation: Activation | None = None
     steps: Steps | None = None
+    enhance: tuple[str, ...] = ()
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -68,7 +70,8 @@ def input_of(shape: tuple[int | None, int | None, int | None], reading: Reading)
             f"--resize {reading.resize}: a short side of {resize.short_side} is smaller than the model's frames of "
             f"{height}×{width}; give at least crop:{max(height, width)}"
         )
-    return Input(height=height, width=width, color="gray" if channels == 1 else "rgb", resize=resize)
+    spec = Input(height=height, width=width, color="gray" if channels == 1 else "rgb", resize=resize)
+    return enhanced(spec, reading.enhance)
 
 
 def sampling_of(fixed: int | None, reading: Reading) -> Sampling:

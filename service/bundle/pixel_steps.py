@@ -102,7 +102,7 @@ def _parsed(kind: type[PixelStep], name: str, parameters: Mapping[str, Any]) -> 
             ) from None
         got = f"{where} = {first['input']!r}: " if where else ""
         reason = first["msg"].removeprefix("Value error, ")
-        raise BundleError(f"preprocess step {name!r}: {got}{reason}; mend it in the manifest or the recipe") from None
+        raise BundleError(f"preprocess step {name!r}: {got}{reason}; change it") from None
 
 
 def _fits(name: str, step: PixelStep, spec: Input) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from service.bundle.describe import describe
-from service.bundle.manifest import Network
+from service.bundle.manifest import Input, Network, Step
 from service.bundle.store import Bundle
 from tests.clip_bundle import make_clip_bundle
 
@@ -20,6 +20,16 @@ def test_an_encoder_and_a_head_are_told(make_bundle: Callable[..., Bundle], tmp_
     made = make_bundle(tmp_path / "color", network=Network(feature_dim=3, attention=True, multi_label=True))
     assert row(made, "network") == "encoder (3 features a frame) and head, any number of frames, with attention"
     assert row(made, "classes") == "3: red, green, blue, any number of them at a time (multi-label)"
+
+
+def test_the_steps_before_the_network_are_told_with_every_parameter(
+    make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    steps = (Step(name="denoise"), Step(name="clahe", parameters={"tiles": [2, 4]}))
+    made = make_bundle(tmp_path / "color", input=Input(height=16, width=16, preprocess=steps))
+    assert row(made, "input") == (
+        "16×16 rgb uint8, resized by squash, then denoise (kernel 3), then clahe (clip_limit 2.0, tiles 2×4)"
+    )
 
 
 def test_a_clip_network_is_told_with_its_length_and_its_further_outputs(tmp_path: Path) -> None:

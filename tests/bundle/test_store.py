@@ -79,6 +79,21 @@ def test_an_unknown_field_is_named(copy: Path) -> None:
         open_bundle(copy)
 
 
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"name": "sharpen", "version": 1}, r"'sharpen' version 1 is unknown here \(known: clahe version 1.*upgrade marey"),
+        ({"name": "clahe", "version": 2}, "'clahe' version 2 is unknown here"),
+        ({"name": "clahe", "version": 1, "parameters": {"clip_limit": 1e9}}, "clip_limit = 1000000000.0: .* 100; change it"),
+        ({"name": "clahe", "version": 1}, "8×8 tiles of an input of 16×16 have less than 4 pixels a side; give fewer tiles"),
+    ],
+)  # fmt: skip
+def test_a_step_that_could_not_run_is_refused_when_the_bundle_is_opened(copy: Path, step: dict, message: str) -> None:
+    edit(copy, lambda manifest: manifest["input"].update(preprocess=[step]))
+    with pytest.raises(BundleError, match=rf"manifest\.json: preprocess step .*{message}"):
+        open_bundle(copy)
+
+
 def test_a_file_outside_the_bundle_is_refused(copy: Path) -> None:
     (copy.parent / "evil.onnx").write_bytes(b"")
     edit(copy, lambda manifest: manifest["artifacts"]["head"].update(file="../evil.onnx"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -104,6 +105,24 @@ def test_a_model_of_any_size_takes_the_size_that_is_said_and_the_line_tells_how_
     assert bundle.manifest.provenance.source_sha256 is not None
 
 
+def test_steps_before_the_model_are_part_of_its_bundle_and_of_its_calibration(given: Path, tmp_path: Path) -> None:
+    images().save(tmp_path / "m.keras")
+    flags = ("--preprocess", "0/255", "--enhance", "denoise", "--enhance", "clahe:clip_limit=4,tiles=2x2")
+    result = export(given, tmp_path / "out", tmp_path / "m.keras", *flags)
+    told = "then denoise (kernel 3), then clahe (clip_limit 4.0, tiles 2×2)"
+    assert f"read as: 16×16 RGB, squashed, {told}; pixels" in result.stderr
+    assert f"whatever their aspect, {told}." in (tmp_path / "out" / "report.md").read_text()
+    spec = open_bundle(tmp_path / "out").manifest.input
+    assert [(step.name, step.version) for step in spec.preprocess] == [("denoise", 1), ("clahe", 1)]
+    plain = export(given, tmp_path / "plain", tmp_path / "m.keras", "--preprocess", "0/255")
+    assert plain.exit_code == 0
+    ranges = [
+        json.loads((tmp_path / name / "report.json").read_text())["quantization"]["calibration_agreement"]
+        for name in ("out", "plain")
+    ]
+    assert ranges[0] != ranges[1], "calibrated on the same pixels"
+
+
 def test_a_model_of_one_channel_is_grey_without_a_question(given: Path, tmp_path: Path) -> None:
     images(channels=1).save(tmp_path / "grey.keras")
     export(given, tmp_path / "out", tmp_path / "grey.keras", "--preprocess", "tf")
@@ -151,6 +170,7 @@ def test_what_is_wrong_with_the_labels_is_said_before_any_reading_is_tried(given
         (("--preprocess", "0/0"), r"std"),
         (("--size", "big"), r"--size 'big' is not HxW"),
         (("--resize", "stretch"), r"--resize 'stretch' is none of"),
+        (("--enhance", "sharpen"), r"--enhance sharpen: there is no step 'sharpen', only clahe, denoise, vessels"),
         (("--data", "nowhere"), r"nowhere is no folder"),
     ],
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service.bundle.manifest import Input, Manifest, Sampling
+from service.bundle.pixel_steps import pixel_steps, said
 
 _RULES = {"squash": "squashed", "pad": "padded", "crop": "cropped"}
 _NAMED = 6
@@ -24,7 +25,7 @@ def how_it_was_read(export: Mapping[str, Any], read: Mapping[str, Any]) -> list[
     spec, sampling = Input.model_validate(read["input"]), Sampling.model_validate(read["sampling"])
     normalization = export.get("normalization")
     return [
-        f"- Frames: {size(spec)}, {_color(spec, normalization)}; {_resize(spec)}.",
+        f"- Frames: {size(spec)}, {_color(spec, normalization)}; {_resize(spec)}{_steps(spec)}.",
         *([f"- Pixels: {pixels(normalization)}."] if normalization else []),
         f"- Clip: {frames(sampling, fixed=read['static_frames'])}; at most {sampling.max_frames} if a client asks.",
         f"- Labels: {_labels(read['labels'])}.",
@@ -38,9 +39,9 @@ def size(spec: Input) -> str:
 
 
 def resized(spec: Input) -> str:
-    """The rule in one word, and the side where it has one."""
+    """The rule in one word, the side where it has one, and the steps after it."""
     side = spec.resize.short_side
-    return _RULES[spec.resize.rule] + (f" from a short side of {side}" if side else "")
+    return _RULES[spec.resize.rule] + (f" from a short side of {side}" if side else "") + _steps(spec)
 
 
 def pixels(normalization: Mapping[str, Any], *, inside: str | None = None) -> str:
@@ -69,6 +70,10 @@ def _resize(spec: Input) -> str:
         if spec.resize.rule == "squash"
         else "fitted whole, the rest black"
     )
+
+
+def _steps(spec: Input) -> str:
+    return "".join(f", then {said(step)}" for step in pixel_steps(spec))
 
 
 def _color(spec: Input, normalization: Mapping[str, Any] | None) -> str:
