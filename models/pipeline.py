@@ -102,10 +102,10 @@ def run(
 
 def training_of(recipe: Recipe, folder: Path) -> Report:
     """What training noted for a reader: not the curves, which stay in `folder`. `none`: that nothing was trained, and why."""
+    run = json.loads((folder / RUN).read_text(encoding="utf-8"))
     if recipe.training is None:
         weights = "as they came" if recipe.architecture.pretrained else "no weights"
-        return {"none": f"not trained here: {weights}"}
-    run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        return {"none": f"not trained here: {weights}", "parameters": run["parameters"]}
     return {name: run[name] for name in _NOTED if name in run}
 
 
