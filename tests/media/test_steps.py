@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from service.bundle.manifest import Color, Input, Step
 from service.bundle.pixel_steps import PIXEL_STEPS
 from service.errors import BundleError
+from service.media.image import decode_image
+from service.media.limits import Limits
 from service.media.steps import apply_steps
 
 Named = tuple[str, dict[str, Any]]
@@ -130,6 +133,16 @@ def test_steps_run_in_the_order_in_which_they_stand() -> None:
     other = stepped(("clahe", {}), ("denoise", {}))
     assert (one == stepped(("clahe", {}), given=stepped(("denoise", {})))).all()
     assert (one != other).any()
+
+
+def test_a_picture_that_is_decoded_went_through_the_steps() -> None:
+    data = cv2.imencode(".png", picture()[..., ::-1])[1].tobytes()
+    plain = Input(height=32, width=32)
+    steps = plain.model_copy(
+        update={"preprocess": (Step(name="denoise"), Step(name="clahe", parameters={"tiles": [4, 4]}))}
+    )
+    wanted = apply_steps(decode_image(data, spec=plain, limits=Limits()).clip.frames[0], spec=steps)
+    assert (decode_image(data, spec=steps, limits=Limits()).clip.frames[0] == wanted).all()
 
 
 def test_what_was_given_stays_as_it_was() -> None:
