@@ -1,9 +1,10 @@
 """Data sets as they lie on disk: what clips there are, how each is labelled, and which may be used for what.
 
 Three layouts. With a `splits.csv`: columns `path` (or `file` and `key`, for arrays in an npz), `label`, `group`, `split`; an
-`index` column fixes the order of the classes. MNIST's own files: see `models.idx`. Else one folder per class, inside folders
-named train, val and test or straight in the root. A clip is an image, a video, an array `[T, H, W]` or `[T, H, W, C]` in an
-npz, or a folder of numbered frames. Where in an image something is, masks and boxes say: see `models.marks`.
+`index` column fixes the order of the classes; a `labels.csv` may leave out group and split. MNIST's own files: see
+`models.idx`. Else one folder per class, inside folders named train, val and test or straight in the root. A clip is an image, a
+video, an array `[T, H, W]` or `[T, H, W, C]` in an npz, or a folder of numbered frames. Where in an image something is, masks
+and boxes say: see `models.marks`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Dataset:
         samples, numbered = read_layout(folder)
         if not samples:
             raise DataError(
-                f"{folder} holds no samples; it needs a splits.csv, or a folder of images or videos per class"
+                f"{folder} holds no samples; it needs a splits.csv or labels.csv, or a folder of images or videos per class"
             )
         _check_groups(folder, samples)
         if numbered is not None:
@@ -70,8 +71,9 @@ class Dataset:
         """The samples of one split, all for None; a split without samples is a DataError."""
         found = tuple(sample for sample in self.samples if name is None or sample.split == name)
         if not found:
-            held = ", ".join(sorted({sample.split or "no split" for sample in self.samples}))
-            raise DataError(f"{self.root} has no samples in split {name!r}, only in {held}; choose one of these")
+            held = ", ".join(sorted({sample.split or "none" for sample in self.samples}))
+            remedy = "choose one of these" if held != "none" else "sort it into folders train, val and test"
+            raise DataError(f"{self.root} has no samples in split {name!r}, only in {held}; {remedy}")
         return found
 
     def with_share(self, share: float, *, seed: int, split: str = "train") -> Self:

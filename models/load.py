@@ -80,7 +80,9 @@ def numbered_frames(folder: Path) -> tuple[Path, ...]:
     """The images of `folder` by the last number in their names; a number that is missing or there twice is a DataError."""
     numbered: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGES:
+        if path.suffix.lower() not in IMAGES or path.name.startswith(
+            "."
+        ):  # macOS leaves ._frame_1.jpg beside frame_1.jpg
             continue
         numbers = re.findall(r"\d+", path.stem)
         if not numbers:

@@ -23,7 +23,11 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 def marked(root: Path, samples: Sequence[Sample]) -> list[Sample]:
     """`samples` with the masks and boxes that lie under `root`, and the size of each image that has some. Raises DataError."""
     boxes = _boxes(root / BOXES) if (root / BOXES).is_file() else {}
-    masks = {path.relative_to(root / MASKS).with_suffix("").as_posix(): path for path in (root / MASKS).rglob("*.png")}
+    masks = {
+        path.relative_to(root / MASKS).with_suffix("").as_posix(): path
+        for path in (root / MASKS).rglob("*")
+        if path.suffix.lower() == ".png"
+    }
     if not boxes and not masks:
         return list(samples)
     found = []

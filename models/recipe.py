@@ -13,7 +13,7 @@ import keras
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from models.dataset import Dataset
-from models.errors import RecipeError
+from models.errors import DataError, RecipeError
 from models.motion import Motion
 from models.overrides import Override, overridden
 from models.places import PlacesPlan
@@ -24,6 +24,7 @@ from service.bundle.manifest import Frozen, Input, Sampling, Task
 from service.bundle.pixel_steps import pixel_steps
 from service.errors import BundleError
 
+_FEWEST = 2
 RECIPES = Path(__file__).parent / "recipes"
 Score = Literal["accuracy", "auc"]
 
@@ -150,6 +151,10 @@ class Recipe(Frozen):
             found = Dataset.open(folder, labels=names, motion=self.data.motion)
         if self.places and self.places.background not in found.labels:
             found = Dataset.open(folder, labels=(*found.labels, self.places.background), motion=self.data.motion)
+        if len(found.labels) < _FEWEST:
+            raise DataError(
+                f"{folder} holds one class, {found.labels[0]}; there is nothing to tell it from: add another"
+            )
         if self.data.share == 1.0:
             return found
         return found.with_share(self.data.share, seed=self.training.seed if self.training else 0)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import RecipeError
+from models.errors import DataError, RecipeError
 from models.recipe import RECIPES, Recipe
 from models.zoo.cnn_lstm import CnnLstm
 
@@ -100,3 +100,11 @@ def test_what_a_recipe_says_of_motion_reaches_whoever_loads(squares: Path) -> No
     assert recipe.dataset(squares).motion == recipe.data.motion
     assert recipe.data.motion is not None
     assert (recipe.data.motion.frames, recipe.data.motion.window, recipe.data.motion.path) == (7, 0.5, "along")
+
+
+def test_one_class_is_nothing_to_learn(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        (tmp_path / "one" / split / "only").mkdir(parents=True)
+        (tmp_path / "one" / split / "only/a.png").touch()
+    with pytest.raises(DataError, match="holds one class, only; there is nothing to tell it from"):
+        Recipe.read("fight", overrides=["data.folder=one"]).dataset(tmp_path)
