@@ -56,7 +56,9 @@ def _network(manifest: Manifest) -> str:
         "clip": "one for the whole clip",
     }
     fixed = f"{network.static_frames} frames and no other number" if network.static_frames else "any number of frames"
-    more = {"attention": network.attention, "probabilities by position": network.positions}
+    grid = network.grid
+    by_place = f"probabilities for {grid.rows}×{grid.columns} places" if grid else "probabilities by position"
+    more = {"attention": network.attention, by_place: network.positions}
     return ", ".join([parts[network.kind], fixed, *(f"with {name}" for name, held in more.items() if held)])
 
 

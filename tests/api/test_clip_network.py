@@ -15,22 +15,25 @@ import onnx
 import pytest
 from onnx import helper
 
-from service.bundle.manifest import Input, Network, Sampling, Tensor
+from service.bundle.manifest import Grid, Input, Network, Sampling, Step, Tensor
 from service.bundle.store import Bundle, rewrite_bundle, sha256
 from service.media.decode import decode_video
 from service.media.frames import Windows
 from service.media.limits import Limits
+from service.postprocess import Crf
 from tests.clip_bundle import LABELS, SIDE, make_clip_bundle, said
 from tests.conftest import make_color_bundle
 
 Make = Callable[..., bytes]
 Answer = dict[str, Any]
+GRID = Grid(rows=2, columns=2, order="boustrophedon", background="green")
+CHAIN = Crf(1.0, np.zeros(5), 3 * np.eye(5))  # neighbours like to agree
 
 
 @pytest.fixture(scope="module")
 def served(serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """`motion` takes any length and says where; `fixed` takes four frames and says when; `still` takes one, images too;
-    `steps` is an encoder and a head that says when.
+    `steps` is an encoder and a head that says when; `where` is `motion` with a grid and a chain over its places.
     """
     folder = tmp_path_factory.mktemp("clips")
     bundles = [
@@ -38,6 +41,13 @@ def served(serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         make_clip_bundle(folder / "fixed", name="fixed", frames=4, positions="steps"),
         make_clip_bundle(folder / "still", name="still", frames=3, tasks=("image",), positions="steps"),
         color_with_steps(folder / "steps"),
+        make_clip_bundle(
+            folder / "where",
+            name="where",
+            positions="places",
+            network=Network(kind="clip", attention=True, positions=True, grid=GRID),
+            postprocess=(Step(name="crf", parameters=CHAIN.parameters()),),
+        ),
     ]
     with serve(*(str(bundle.path) for bundle in bundles)) as running:
         yield running
@@ -271,3 +281,23 @@ def test_the_api_describes_positions(served) -> None:
         assert kinds == {"Moment", "Place"}
     assert set(schemas["Moment"]["properties"]) == {"index", "time_s", "predictions"}
     assert set(schemas["Place"]["properties"]) == {"position", "predictions"}
+
+
+def test_a_model_with_a_grid_says_in_which_cell_each_place_lies_after_its_chain(served) -> None:
+    picture = halves("red", "blue")
+    answer = served.post("/classify/image", picture, model="where").json()
+    assert answer["grid"] == {
+        "rows": 2,
+        "columns": 2,
+        "order": "boustrophedon",
+        "background": "green",
+        "resize": "squash",
+    }
+    assert [(each["row"], each["column"]) for each in answer["positions"]] == [(0, 0), (0, 1), (1, 1), (1, 0)]
+    pixels = cv2.resize(cv2.imdecode(np.frombuffer(picture, np.uint8), 1), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    network = said(pixels[None, None, ..., ::-1], where="places")
+    chained = CHAIN.marginals(network["positions"])[0]
+    assert np.abs(chained - network["positions"][0]).max() > 0.1
+    for each, row in zip(answer["positions"], chained, strict=True):
+        assert shares(each) == pytest.approx(row, abs=1e-4)
+    assert shares(answer) == pytest.approx(network["probabilities"][0], abs=1e-4)
