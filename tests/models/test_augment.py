@@ -67,3 +67,43 @@ def test_brightness_and_contrast_move_the_whole_clip() -> None:
     view = View.draw(Augmentation(brightness=1.0), frames=4, seed=(3,))
     expected = np.clip(np.rint(100 + 255 * view.brightness), 0, 255)
     assert np.array_equal(view.apply(clip), np.full_like(clip, expected))
+
+
+def test_what_came_later_leaves_the_views_of_older_recipes_as_they_were() -> None:
+    plan = Augmentation(views=1, crop=0.5, brightness=0.2, contrast=0.5, saturation=0.5, window=0.5)
+    old = View.draw(plan, frames=8, seed=(5,))
+    new = View.draw(
+        plan.model_copy(update={"rotation": 20.0, "translate": 0.1, "flip_vertical": True, "mask": 0.5}),
+        frames=8,
+        seed=(5,),
+    )
+    for name in ("flip", "box", "brightness", "contrast", "saturation", "window", "offset"):
+        assert getattr(old, name) == getattr(new, name)
+    assert (old.rotation, old.translate, old.hidden[1], old.flip_vertical) == (0.0, (0.0, 0.0), 0, False)
+    assert new.rotation != 0.0
+
+
+def test_a_map_moves_as_the_frames_do() -> None:
+    picture = np.zeros((1, 32, 32, 1), np.uint8)
+    picture[0, 5:17, 8:25] = 200
+    plan = Augmentation(views=1, crop=0.7, rotation=30, translate=0.1, flip_vertical=True)
+    for seed in range(8):
+        view = View.draw(plan, frames=1, seed=(seed,))
+        seen = view.apply(picture)[0, ..., 0]
+        classes = view.apply_to_map(np.where(picture[0, ..., 0] > 0, 3, 1).astype(np.uint8))
+        assert set(np.unique(classes)) <= {1, 3}
+        assert ((seen > 100) == (classes == 3)).mean() > 0.95
+
+
+def test_frames_in_a_row_are_hidden_under_the_mean() -> None:
+    clip = np.random.default_rng(0).integers(0, 256, (10, 6, 6, 1), np.uint8)
+    plan = Augmentation(views=1, flip=False, shift=False, mask=0.4)
+    counts = []
+    for seed in range(10):
+        view = View.draw(plan, frames=10, seed=(seed,))
+        first, count = view.hidden
+        seen = view.apply(clip)
+        counts.append(count)
+        assert all((np.ptp(seen[t]) == 0) == (first <= t < first + count) for t in range(10))
+    assert max(counts) == 4
+    assert min(counts) == 0
