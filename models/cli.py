@@ -27,6 +27,7 @@ from models.console import (
     split_option,
     tell,
     tensorboard_option,
+    told_where,
 )
 from models.export_command import export
 from service import __version__
@@ -71,6 +72,7 @@ def train(
 
     read = Recipe.read(recipe, overrides=overrides)
     click.echo(f"wrote {train_recipe(read, data=data, out=out, cache=cache, tensorboard=tensorboard)}")
+    told_where(tensorboard)
 
 
 @main.command()
@@ -307,6 +309,7 @@ def run(
 
         click.echo(f"wrote {write_entry(results, entry_of(bundle))}", err=True)
     tell(bundle, report, as_json=as_json)
+    told_where(tensorboard)
     engine_too(bundle)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import resource
@@ -89,6 +90,15 @@ def engine_too(bundle: Bundle) -> None:
     except EngineError as error:  # the bundle is whole all the same
         click.echo(f"engine: it could not be built here: {error}", err=True)
         click.echo(there, err=True)
+
+
+def told_where(curves: Path | None) -> None:
+    """How to look at `curves`, on stderr; where the viewer is missing, how to get it."""
+    if curves is None:
+        return
+    missing = importlib.util.find_spec("tensorboard") is None
+    how = f"tensorboard --logdir {shlex.quote(str(curves))}"
+    click.echo(f"curves: {'pip install tensorboard, then ' if missing else ''}{how}", err=True)
 
 
 def resources() -> str:
