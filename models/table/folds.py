@@ -20,6 +20,7 @@ _HEADER = (
     "recipe",
     "frames",
     "parameters",
+    "trainings a fold",
     "accuracy",
     "spread",
     "each fold",
@@ -89,6 +90,7 @@ def _row(told: Mapping[str, Any], entry: Entry | None, floor: Mapping[str, Any] 
         f"`{told['recipe']}`",
         str(frames or NONE),
         f"{parameters:,}" if parameters else NONE,
+        str(len(ours["by_seed"])),
         percent(ours["accuracy"]) + f" ± {100 * ours['standard_error']:.1f}",
         f"{100 * stdev(ours['by_fold']):.1f}",
         _each(ours["by_fold"]),
@@ -105,7 +107,7 @@ def _against(ours: Mapping[str, Any], floor: Mapping[str, Any]) -> str:
 def _floor(floor: Mapping[str, Any]) -> list[str]:
     accuracy = percent(floor["accuracy"]) + f" ± {100 * floor['standard_error']:.1f}"
     spread = f"{100 * stdev(floor['by_fold']):.1f}"
-    return ["the floor", NONE, NONE, accuracy, spread, _each(floor["by_fold"]), NONE, NONE]
+    return ["the floor", NONE, NONE, NONE, accuracy, spread, _each(floor["by_fold"]), NONE, NONE]
 
 
 def _each(by_fold: Sequence[float]) -> str:

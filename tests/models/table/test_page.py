@@ -191,7 +191,7 @@ def test_where_is_shown_by_what_says_it() -> None:
 
 def crossval(recipe: str, by_fold: list[float], *, data: str = "d") -> dict[str, Any]:
     mean = sum(by_fold) / len(by_fold)
-    figures = {"accuracy": mean, "standard_error": 0.02, "by_fold": by_fold}
+    figures = {"accuracy": mean, "standard_error": 0.02, "by_fold": by_fold, "by_seed": [mean]}
     floor = {"accuracy": 0.7, "standard_error": 0.03, "by_fold": [0.6, 0.8]}
     sizes = {"n": 20, "groups": 6, "fold_sizes": [10, 10], "data_sha256": data}
     return {"recipe": recipe, "data": "tiles", "ours": figures, "floor": floor, "frames": 16, "parameters": 99, **sizes}
@@ -201,15 +201,16 @@ def test_cross_validations_of_the_same_folds_share_a_table_and_others_do_not(tmp
     for name, each in {
         "a": crossval("a", [0.7, 0.9]),
         "b": crossval("b", [0.8, 0.8]),
-        "c": crossval("c", [0.5, 0.5], data="e"),
+        "c": crossval("c", [0.5, 0.5], data="e") | {"floor": None},
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "crossval.json").write_text(json.dumps(each), encoding="utf-8")
     out = write_page(tmp_path, tmp_path / "RESULTS.md")
     text = out.read_text(encoding="utf-8")
     assert text.count("### tiles: 2 folds of whole groups, n = 20, 6 groups") == 2
-    assert text.count("| the floor |") == 2
-    assert row(text, "`a`")[1:7] == ["16", "99", "80.0% ± 2.0", "14.1", "70 90", "+10.0 ± 0.0"]
+    assert text.count("| the floor |") == 1, "where one was judged"
+    assert row(text, "`c`")[7] == "–"
+    assert row(text, "`a`")[1:8] == ["16", "99", "1", "80.0% ± 2.0", "14.1", "70 90", "+10.0 ± 0.0"]
 
 
 def test_a_cross_validation_that_lacks_something_is_named(tmp_path: Path) -> None:
