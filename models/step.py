@@ -34,6 +34,7 @@ class Step:
         self._part, self._smoothing, self._places_weight = part, stage.label_smoothing, training.places_weight
         self.optimizer = _optimizer(training, stage)
         self._mixed = is_mixed(training)
+        self._lost: list[str] = []
         if self._mixed:
             self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
         self.optimizer.build(part.trainable)
@@ -47,10 +48,23 @@ class Step:
         return self._mixed
 
     def __call__(self, parts: Sequence[Batch]) -> tuple[float, float]:
-        """The mean loss of all clips, without penalties, and the norm of the whole gradient before it is clipped."""
-        if len(parts) == 1:
-            loss, norm = self._at_once(*_tensors(parts[0]))
-            return float(loss), float(norm)
+        """The mean loss of all clips, without penalties, and the norm of the whole gradient before it is clipped.
+
+        Raises BuildError where a part of the network has no influence on the loss.
+        """
+        loss, norm = self._one(parts[0]) if len(parts) == 1 else self._several(parts)
+        if self._lost:
+            raise BuildError(
+                f"the loss does not depend on {', '.join(self._lost[:3])}: nothing can be learned there; connect it to probabilities, "
+                "weigh the loss of its output (training.places_weight), or leave it out"
+            )
+        return loss, norm
+
+    def _one(self, batch: Batch) -> tuple[float, float]:
+        loss, norm = self._at_once(*_tensors(batch))
+        return float(loss), float(norm)
+
+    def _several(self, parts: Sequence[Batch]) -> tuple[float, float]:
         count = sum(len(each.classes) for each in parts)
         total: list[Any] = []
         loss = 0.0
@@ -79,7 +93,13 @@ class Step:
             total = loss + self._part.penalty() if share is None else share * loss + _once(self._part.penalty(), first)
             if self._mixed:
                 total = self.optimizer.scale_loss(total)
-        return loss, _whole(tape.gradient(total, self._part.trainable), self._part.trainable)
+        return loss, self._whole(tape.gradient(total, self._part.trainable))
+
+    def _whole(self, gradient: Sequence[Any]) -> list[Any]:
+        """`gradient` without gaps; the variables that it leaves out are noted, since what is raised in a graph comes out as another error."""
+        pairs = list(zip(gradient, self._part.trainable, strict=True))
+        self._lost = [variable.path for found, variable in pairs if found is None]
+        return [tf.zeros(variable.shape) if found is None else tf.convert_to_tensor(found) for found, variable in pairs]
 
     def _applied(self, gradient: Any) -> Any:
         norm = tf.linalg.global_norm(gradient)
@@ -107,16 +127,6 @@ def _places_loss(positions: Any, places: Any) -> Any:
 
 def _once(penalty: Any, first: Any) -> Any:
     return tf.where(first, penalty, 0.0)
-
-
-def _whole(gradient: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
-    lost = [variable.path for found, variable in zip(gradient, variables, strict=True) if found is None]
-    if lost:
-        raise BuildError(
-            f"the loss does not depend on {', '.join(lost[:3])}: nothing can be learned there; connect it to probabilities, "
-            "or leave it out"
-        )
-    return [tf.convert_to_tensor(found) for found in gradient]
 
 
 def _tensors(batch: Batch) -> tuple[Any, ...]:
