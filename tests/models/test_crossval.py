@@ -26,7 +26,31 @@ def test_cross_validation_judges_every_clip_beside_the_floor(
     assert len(report["ours"]["by_seed"]) == 2
     assert len(report["ours"]["by_fold"]) == len(report["floor"]["by_fold"]) == 2
     assert report["difference"] == pytest.approx(report["ours"]["accuracy"] - report["floor"]["accuracy"], abs=1e-4)
-    json.dumps(report)
+    assert len(report["ours"]["right"]) == 42
+    groups = [group for held in report["held_out"] for group in held]
+    assert sorted(groups) == sorted({f"g{number}" for number in range(21)})
+    assert report["parameters"] > 0
+    assert report["ms_per_clip"] > 0
+    told = json.loads(json.dumps(report))
+    again = crossvalidate(
+        moving_recipe.model_copy(update={"name": "other", "training": head, "crossval": plan}),
+        data=moving,
+        cache=tmp_path,
+        seeds=1,
+        beside=told,
+    )
+    assert again["seeds"] == 1
+    assert again["held_out"] == report["held_out"]
+    assert again["floor"] == report["floor"]
+    assert again["beside"]["recipe"] == "moving"
+    expected = again["ours"]["accuracy"] - report["ours"]["accuracy"]
+    assert again["beside"]["difference"] == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(DataError, match="moving was judged on other folds than other: nothing can be paired"):
+        crossvalidate(
+            moving_recipe.model_copy(update={"name": "other", "training": head, "crossval": plan}),
+            data=moving,
+            beside=told | {"held_out": told["held_out"][::-1]},
+        )
 
 
 def test_folds_keep_groups_whole_and_need_enough_of_them(moving: Path, moving_recipe: Recipe) -> None:
