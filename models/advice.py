@@ -30,6 +30,8 @@ _NOISE = 0.08
 _WORSE, _LEARNT = 1.15, 0.8
 # A rate may be far too low as well: a loss that fell by less than this in all is stalled.
 _FLAT = 0.03
+# An accuracy on val from which on no curve is a fault: there is nothing left to learn.
+_SOLVED = 0.98
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def _oscillating(history: History, stage: Stage) -> Advice | None:
 
 def _overfitting(history: History) -> Advice | None:
     val = np.array(history.val_loss)
-    if not len(val):
+    if not len(val) or _end(np.array(history.val_accuracy)) >= _SOLVED:
         return None
     best = int(val.argmin())
     end = _end(val)
@@ -113,7 +115,7 @@ def _stalled(history: History, stage: Stage) -> Advice | None:
             f"the loss on val has not become better since epoch {int(val.argmin()) + 1} of {len(val)}, while that of training fell to "
             f"{history.loss[-1]:.3f}: what is still learnt does not carry over; more augmentation or dropout, or fewer epochs",
         )
-    if max(history.val_accuracy, default=1.0) >= _solved(history):
+    if max(history.val_accuracy) >= _SOLVED:
         return None
     deeper = "" if stage.cut == FRAMES else ", or a deeper cut, so that more of the network is trained"
     return Advice(
@@ -122,11 +124,6 @@ def _stalled(history: History, stage: Stage) -> Advice | None:
         f"{int(val.argmin()) + 1} of {len(val)}: the network does not learn; another rate than {stage.rate:g} (ten times, a tenth)"
         f"{deeper}",
     )
-
-
-def _solved(history: History) -> float:
-    """An accuracy on val at which a flat curve is no fault: there is nothing left to learn."""
-    return 0.98 if history.val_accuracy else 1.0
 
 
 def _falls(loss: Sequence[float]) -> bool:

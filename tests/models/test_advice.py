@@ -78,6 +78,9 @@ def test_a_network_that_does_not_learn_asks_for_another_rate_and_a_deeper_cut() 
 
 def test_what_is_solved_has_not_stalled() -> None:
     assert kinds(history([0.01] * 12, [0.01, *[0.0101] * 11], accuracy=1.0)) == []
+    rising = [0.1, 0.01, *[0.004] * 6, *[0.006] * 8]  # every clip of val is right all the same
+    assert kinds(history(falling(16), rising, accuracy=1.0)) == []
+    assert kinds(history(falling(16), rising, accuracy=0.9)) == ["overfitting"]
 
 
 @pytest.mark.parametrize(
