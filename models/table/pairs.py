@@ -11,18 +11,18 @@ from models.paired import difference
 from models.table.cells import points, table
 from models.table.entry import Answers, Entry
 
-_PLAIN = "cnn"
+_PLAIN = ("cnn", "small_cnn")
 
 
 def pair_table(entries: Sequence[Entry]) -> list[str]:
-    """Each entry beside the one of architecture `cnn` on the same split, or beside the first where there is none."""
+    """Each entry beside the plain CNN on the same split, or beside the first where there is none."""
     splits: dict[str, list[tuple[Entry, Answers]]] = {}
     for entry in entries:
         if entry.answers is not None and "fp32" in entry.answers.wrong:
             splits.setdefault(entry.answers.order, []).append((entry, entry.answers))
     rows = []
     for same in splits.values():
-        plain, theirs = next((each for each in same if each[0].architecture == _PLAIN), same[0])
+        plain, theirs = next((each for each in same if each[0].architecture in _PLAIN), same[0])
         for entry, answers in same:
             if entry is not plain:
                 rows.append(_row(plain, theirs, entry, answers))
