@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from models.dataset import Dataset, Sample
+from models.data.dataset import Dataset, Sample
+from models.data.layout import is_dataset
+from models.data.load import IMAGES, VIDEOS
+from models.data.motion import Motion
 from models.errors import DataError
-from models.layout import is_dataset
-from models.load import IMAGES, VIDEOS
-from models.motion import Motion
 from models.quantize import CalibrationData
 from service.bundle.manifest import Manifest
 from service.errors import MareyError

@@ -68,7 +68,7 @@ def train(
 ) -> None:
     """Train what RECIPE (a TOML file, or the name of one that ships) says; an interrupted training goes on where it was."""
     from models.recipe import Recipe
-    from models.train import train as train_recipe
+    from models.training.train import train as train_recipe
 
     read = Recipe.read(recipe, overrides=overrides)
     click.echo(f"wrote {train_recipe(read, data=data, out=out, cache=cache, tensorboard=tensorboard)}")
@@ -100,8 +100,8 @@ def crossval(
     overrides: tuple[str, ...],
 ) -> None:
     """Judge RECIPE by grouped cross-validation, beside a logistic regression on frozen features in the same folds."""
-    from models.crossval import crossvalidate
     from models.recipe import Recipe
+    from models.training.crossval import crossvalidate
 
     result = crossvalidate(
         Recipe.read(recipe, overrides=overrides),
@@ -146,8 +146,8 @@ def quantize(
     as_json: bool,
 ) -> None:
     """Give BUNDLE an INT8 network. With --data it is judged first; where it loses too much, BUNDLE stays as it was (exit 1)."""
-    from models.assess import dataset_of, motion_of
     from models.calibration import from_folder
+    from models.judging.assess import dataset_of, motion_of
     from models.pipeline import quantize_judged
 
     opened = open_bundle(bundle)
@@ -226,11 +226,11 @@ def assess(
 
     With --rotate or --shift it is judged on frames changed so, beside the same as they are; its other figures stay.
     """
-    from models.assess import assess as assess_bundle
-    from models.assess import dataset_of
-    from models.judge import runners_of
-    from models.perturb import Perturbation
-    from models.robustness import assess_robustness
+    from models.judging.assess import assess as assess_bundle
+    from models.judging.assess import dataset_of
+    from models.judging.judge import runners_of
+    from models.judging.perturb import Perturbation
+    from models.judging.robustness import assess_robustness
 
     opened = open_bundle(bundle)
     runners = runners_of(opened, engine=engine, precision=precision)
@@ -325,8 +325,8 @@ def run(
 def tune(recipe: str, data: Path, trials: int | None, out: Path | None, work: Path | None) -> None:
     """Search units, depth, length, cell, direction and attention of RECIPE, or what its [tune.space] names, judged on split val."""
     from models.recipe import Recipe
-    from models.tune import tune as tune_recipe
-    from models.tune import write_found
+    from models.training.tune import tune as tune_recipe
+    from models.training.tune import write_found
 
     folder = work or Path("runs") / f"{Recipe.read(recipe).name}-tune"
     found = tune_recipe(recipe, data=data, work=folder, trials=trials)
@@ -380,7 +380,7 @@ def results(folder: Path, out: Path | None, bundles: tuple[Path, ...], timed: tu
 @one_sentence
 def clips(recipe: str, data: Path, out: Path, overrides: tuple[str, ...], split: str, count: int, exact: bool) -> None:
     """Write clips that RECIPE makes of still images (data.motion) as videos, one folder per class: to send them to a server."""
-    from models.footage import write_footage
+    from models.data.footage import write_footage
     from models.recipe import Recipe
 
     dataset = Recipe.read(recipe, overrides=overrides).dataset(data)

@@ -17,7 +17,7 @@ from typing import ParamSpec
 import click
 import psutil
 
-from models.report import Report, markdown
+from models.judging.report import Report, markdown
 from service.bundle.store import Bundle
 from service.errors import EngineError, EngineUnavailable, MareyError
 
@@ -109,7 +109,7 @@ def resources() -> str:
 
 
 def tell(bundle: Bundle, report: Report | None, *, as_json: bool) -> None:
-    from models.assess import read_report
+    from models.judging.assess import read_report
 
     report = report or read_report(bundle)
     if as_json:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from models.judge import THREADS
+from models.judging.judge import THREADS
 from service.bundle.manifest import Precision
 from service.bundle.store import Bundle
 from service.engine.base import Place

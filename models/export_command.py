@@ -135,7 +135,7 @@ def export(
     names = read_labels(labels)
     _holds_pictures(calibration)
     with staging_folder(out) as staging:  # `out` stays as it is until the bundle is whole and proved
-        from models.dataset import Dataset
+        from models.data.dataset import Dataset
 
         dataset = None if data is None else Dataset.open(data, labels=names)
 
@@ -187,8 +187,8 @@ def _may_be_called(name: str, version: str) -> None:
 
 def _holds_pictures(calibration: Path) -> None:
     """Raise DataError where nothing in the folder can be calibrated on; how many frames there are is told once they are chosen."""
-    from models.layout import is_dataset
-    from models.load import IMAGES, VIDEOS
+    from models.data.layout import is_dataset
+    from models.data.load import IMAGES, VIDEOS
 
     if not calibration.is_dir():
         raise DataError(

@@ -16,20 +16,20 @@ from typing import Any
 
 import onnx
 
-from models.assess import assess, note, one_class_each, time_only
 from models.calibration import CalibrationFrames, from_dataset
-from models.dataset import Dataset
+from models.data.dataset import Dataset
 from models.errors import QuantizationRefused
 from models.export.exporter import export_model
 from models.export.half import widen
 from models.export.report.eight_bits import NOTHING, int8_nodes
 from models.files.load import load_keras
-from models.locate import located
+from models.judging.assess import assess, note, one_class_each, time_only
+from models.judging.locate import located
+from models.judging.report import Report
 from models.provenance import file_sha256, packages
 from models.quantize import quantize_bundle
 from models.recipe import Recipe
-from models.report import Report
-from models.train import RUN, train
+from models.training.train import RUN, train
 from service.bundle.manifest import Provenance
 from service.bundle.store import MANIFEST, Bundle, open_bundle, rewrite_bundle, write_bundle
 

@@ -12,11 +12,11 @@ from typing import Any, Literal, Self
 import keras
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from models.dataset import Dataset
+from models.data.dataset import Dataset
+from models.data.motion import Motion
+from models.data.places import PlacesPlan
 from models.errors import DataError, RecipeError
-from models.motion import Motion
 from models.overrides import Override, overridden
-from models.places import PlacesPlan
 from models.schedule import CrossValidation, Training
 from models.space import Tune
 from models.zoo.architectures import AnyArchitecture

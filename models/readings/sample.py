@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.dataset import Dataset
+from models.data.dataset import Dataset
+from models.data.layout import is_dataset
+from models.data.load import IMAGES, VIDEOS, load_clip
 from models.errors import DataError
-from models.layout import is_dataset
-from models.load import IMAGES, VIDEOS, load_clip
 from service.bundle.manifest import Input, Sampling
 from service.errors import MareyError
 from service.media.sample import uniform

@@ -64,7 +64,7 @@ class Timing(Frozen):
 
 
 class Localisation(Frozen):
-    """How well it says where, by the network alone or by what follows it (`by`): see models.localise."""
+    """How well it says where, by the network alone or by what follows it (`by`): see models.judging.localise."""
 
     precision: Precision
     split: str

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 
-from models.assess import read_report
 from models.export.half import widen
+from models.judging.assess import read_report
+from models.judging.report import Report
 from models.provenance import run_again
-from models.report import Report
 from models.table.entry import Answers, Entry, Figures, Localisation, Robustness, Source, Timing
 from service.bundle.manifest import Frozen
 from service.bundle.store import Bundle

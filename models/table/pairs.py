@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.paired import difference
+from models.judging.paired import difference
 from models.table.cells import points, table
 from models.table.entry import Answers, Entry
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from models.assess import time_only
+from models.judging.assess import time_only
 from models.table.entry import write_entry
 from models.table.made import entry_of
 from service.bundle.store import find_bundles, open_bundle

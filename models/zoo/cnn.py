@@ -34,7 +34,9 @@ class Cnn(Frozen):
 
     @property
     def trainable(self) -> bool:
-        return self.pretrained  # of random weights size and speed may be asked alone; the report then says that nothing was trained
+        return (
+            self.pretrained
+        )  # of random weights size and speed may be asked alone; the report then says that nothing was trained
 
     def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:  # noqa: A002, ARG002 -- as every architecture's
         parameters = self.model_dump(exclude={"name"})

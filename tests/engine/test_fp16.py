@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from models.dataset import Dataset
+from models.data.dataset import Dataset
 from service.bundle.manifest import Role
 from service.bundle.store import Bundle, find_bundles, open_bundle
 from service.engine.fp16 import to_fp16

@@ -97,5 +97,7 @@ def test_a_grey_picture_becomes_three_equal_channels() -> None:
 
 def test_an_unknown_step_is_named() -> None:
     spec = Input(height=8, width=8, preprocess=(Step(name="clahe", version=3),))
-    with pytest.raises(BundleError, match=r"'clahe' version 3 is unknown here \(known: clahe version 1, denoise version 1"):
+    with pytest.raises(
+        BundleError, match=r"'clahe' version 3 is unknown here \(known: clahe version 1, denoise version 1"
+    ):
         fit(np.zeros((8, 8, 3), np.uint8), spec=spec)

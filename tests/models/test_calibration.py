@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from models.calibration import from_dataset, from_folder
-from models.dataset import Dataset
+from models.data.dataset import Dataset
+from models.data.motion import Motion
 from models.errors import DataError
-from models.motion import Motion
 from service.bundle.manifest import Manifest
 from service.bundle.store import Bundle
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from models.cli import main
 from models.console import engine_too
-from models.dataset import Dataset
+from models.data.dataset import Dataset
 from service.bundle.manifest import Input, Sampling
 from service.bundle.store import open_bundle
 

@@ -12,14 +12,14 @@ import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
 
-from models.assess import assess, time_only
 from models.calibration import CalibrationFrames, from_dataset
 from models.cli import main
-from models.dataset import Dataset
+from models.data.dataset import Dataset
 from models.errors import DataError, ExportRefused
 from models.export.artifact import artifact
 from models.export.runtime import Runtime
-from models.judge import runners_of
+from models.judging.assess import assess, time_only
+from models.judging.judge import runners_of
 from models.pipeline import copy_bundle, quantize_judged
 from models.quantize import CalibrationData, assert_legal, quantize_bundle, quantize_network
 from models.quantize.measure import OpenVino

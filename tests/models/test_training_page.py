@@ -8,8 +8,8 @@ from typing import get_args
 
 import pytest
 
-from models.motion import Motion
-from models.places import PlacesPlan
+from models.data.motion import Motion
+from models.data.places import PlacesPlan
 from models.recipe import RECIPES, CalibrationPlan, Data, Export, Labels, Recipe, Weights
 from models.schedule import Augmentation, CrossValidation, Stage, Training
 from models.space import Tune

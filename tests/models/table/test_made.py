@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from models.assess import note, time_only
 from models.errors import DataError
+from models.judging.assess import note, time_only
 from models.table.entry import read_entries, write_entry
 from models.table.made import entry_of
 from models.table.take import take_over

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from models.errors import RecipeError
-from models.part import Part
 from models.schedule import FRAMES
+from models.training.part import Part
 from models.zoo.architecture import ENCODE
 from models.zoo.small_cnn import small_cnn
 

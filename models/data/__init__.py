@@ -1,0 +1,1 @@
+"""Data sets: what clips there are, how each is labelled, and one way from a file to frames."""

@@ -1,0 +1,218 @@
+"""Judge a bundle on labelled clips, and write what was found into it: report.json, report.md, confusion matrices, metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.data.dataset import Dataset
+from models.data.motion import Motion
+from models.errors import DataError
+from models.judging import latency
+from models.judging.accept import Verdict, accept
+from models.judging.judge import Judged, Runner, judge, runners_of
+from models.judging.localise import picture_auc, where
+from models.judging.metrics import Auc, agreement, auc, figures
+from models.judging.report import Report, confusion_entry, confusion_png, markdown
+from models.recipe import Score
+from service.bundle.manifest import Metric
+from service.bundle.store import Bundle, rewrite_bundle
+from service.errors import EngineError
+
+REPORT = "report.json"
+
+
+def assess(
+    bundle: Bundle,
+    dataset: Dataset,
+    *,
+    split: str = "test",
+    runners: Sequence[Runner] | None = None,
+    max_drop: float = 0.01,
+    score: Score | None = None,
+    command: str | None = None,
+) -> tuple[Bundle, Report]:
+    """Judge every artifact (or the `runners`) on `split`, and INT8's agreement with float on val and `split` together.
+
+    `score`: "auc" adds the area under the ROC curve; None keeps to what was asked for before. Figures of other engines, precisions and splits stay beside the new ones. Raises DataError, EngineError or BundleError;
+    the bundle is then as it was.
+    """
+    one_class_each(bundle)
+    runners = runners or runners_of(bundle)
+    # Of a network that says where, val also chooses from which probability on a place counts.
+    splits = {split, "val"} if len(runners) > 1 or bundle.manifest.network.grid else {split}
+    samples = [sample for sample in dataset.samples if sample.split in splits]
+    dataset.split(split)  # an empty split is an error with a sentence of its own
+    judged = judge(bundle, dataset, samples, runners=runners)
+    verdict = (
+        accept(judged, split=split, max_drop=max_drop)
+        if {str(r) for r in runners} >= {"openvino fp32", "openvino int8"}
+        else None
+    )
+    report = read_report(bundle)
+    report |= _titled(bundle) | {"latency": _latency(bundle, runners, report)}
+    if score is not None:
+        report["score"] = score
+    said = answers(judged.part(split), root=dataset.root)
+    before = report.setdefault("answers", {}).get(split)
+    if before is not None and before["order"] == said["order"]:  # of other engines and precisions
+        said["wrong"] = before["wrong"] | said["wrong"]
+    report["answers"][split] = said
+    if found := where(bundle, judged, dataset, split=split):
+        report["localisation"] = _merged(
+            report.get("localisation", []), found, by=("engine", "precision", "split", "by")
+        )
+    return _write(bundle, judged, report, split=split, verdict=verdict, command=command)
+
+
+def answers(part: Judged, *, root: Path) -> Report:
+    """What each runner said wrong: pairs of a sample's place in the split and the class said there. `order` tells one split from another."""
+    order = hashlib.sha256()
+    for sample, truth in zip(part.samples, part.truth, strict=True):
+        order.update(f"{sample.path.relative_to(root).as_posix()}\0{sample.key or ''}\0{truth}\0".encode())
+    wrong = {}
+    for runner, rows in part.probabilities.items():
+        said = rows.argmax(axis=1)
+        wrong[str(runner)] = [[int(place), int(said[place])] for place in np.flatnonzero(said != part.truth)]
+    return {"n": len(part.truth), "order": order.hexdigest(), "wrong": wrong}
+
+
+def dataset_of(bundle: Bundle, data: Path) -> Dataset:
+    """The labelled data at `data`, read as the bundle's own were: its labels in their order, images as its recipe reads them."""
+    return Dataset.open(data, labels=bundle.manifest.labels, motion=motion_of(bundle))
+
+
+def motion_of(bundle: Bundle) -> Motion | None:
+    """What its recipe made of still images, by the report."""
+    found = read_report(bundle).get("recipe", {}).get("motion")
+    return None if found is None else Motion.model_validate(found)
+
+
+def one_class_each(bundle: Bundle) -> None:
+    """Raise DataError for a multi-label bundle: a data set names one class of each clip."""
+    if bundle.manifest.network.multi_label:
+        raise DataError(
+            f"bundle {bundle.manifest.name} is multi-label, and a data set names one class of each clip: its other labels would count as wrong; "
+            "leave --data away: the report then says for how many labels of the calibration clips INT8 answers as float does"
+        )
+
+
+def time_only(bundle: Bundle, *, runs: int = 5, command: str | None = None) -> tuple[Bundle, Report]:
+    """Where there are no labels: how large each artifact is and how fast, in the report. An engine that fails is told there, too."""
+    report = read_report(bundle) | _titled(bundle)
+    report.pop("not_timed", None)
+    try:
+        report["latency"] = _latency(bundle, runners_of(bundle), report, runs=runs)
+    except EngineError as error:
+        report["not_timed"] = str(error)
+    if command is not None:
+        report["command"] = command
+    return rewrite_bundle(bundle, bundle.manifest, report_files(report)), report
+
+
+def note(bundle: Bundle, found: Report) -> Bundle:
+    """The bundle with `found` in its report, in place of what stood there by the same names."""
+    return rewrite_bundle(bundle, bundle.manifest, report_files(read_report(bundle) | found))
+
+
+def read_report(bundle: Bundle) -> Report:
+    """What export, quantize and earlier assessments have noted."""
+    file = bundle.path / REPORT
+    found: Report = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
+
+
+def _titled(bundle: Bundle) -> Report:
+    return {
+        "bundle": bundle.manifest.model_dump(mode="json", include={"name", "version", "description"}),
+        "size_bytes": {role: artifact.bytes for role, artifact in bundle.manifest.artifacts.items()},
+    }
+
+
+def _latency(bundle: Bundle, runners: Sequence[Runner], report: Report, *, runs: int = 15) -> list[Report]:
+    found = [each.model_dump(exclude_none=True) for each in latency.measure(bundle, runners, runs=runs)]
+    return _merged(report.get("latency", []), found, by=("engine", "precision"))
+
+
+def _write(
+    bundle: Bundle, judged: Judged, report: Report, *, split: str, verdict: Verdict | None, command: str | None
+) -> tuple[Bundle, Report]:
+    labels = bundle.manifest.labels
+    part = judged.part(split)
+    float_ = Runner("openvino", "fp32")
+    metrics, confusion, pictures = [], {}, {}
+    for runner, rows in part.probabilities.items():
+        found = figures(rows, part.truth)
+        same = (
+            None
+            if runner == float_ or float_ not in judged.probabilities
+            else agreement(judged.probabilities[float_], judged.probabilities[runner])[0]
+        )
+        area = _area(bundle, rows, part.truth) if report.get("score") == "auc" else None
+        metrics.append(
+            Metric(
+                precision=runner.precision,
+                engine=runner.engine,
+                split=split,
+                n=found.n,
+                accuracy=found.accuracy,
+                accuracy_interval=found.accuracy_interval,
+                top5_accuracy=found.top5,
+                macro_f1=found.macro_f1,
+                auc=area.value if area else None,
+                auc_interval=area.interval if area else None,
+                agreement=same,
+            )
+        )
+        confusion[f"{runner} {split}"] = confusion_entry(found.confusion, labels)
+        title = f"{bundle.manifest.name}, {runner}, {split}, n={found.n}"
+        pictures[f"confusion-{runner.engine}-{runner.precision}-{split}.png"] = confusion_png(
+            found.confusion, labels, title=title
+        )
+    figures_now = [metric.model_dump(mode="json", exclude_none=True) for metric in metrics]
+    report |= {
+        "accuracy": _merged(report.get("accuracy", []), figures_now, by=("engine", "precision", "split")),
+        "confusion": report.get("confusion", {}) | confusion,
+        "confusion_png": sorted({*report.get("confusion_png", []), *pictures}),
+    }
+    if verdict is not None:
+        report["verdict"] = {
+            "accepted": verdict.accepted,
+            "sentence": str(verdict),
+            "loss": verdict.loss,
+            "agreement": verdict.agreement,
+            "agreement_n": verdict.agreement_n,
+            "agreement_interval": verdict.agreement_interval,
+        }
+    if command is not None:
+        report["command"] = command
+    kept = tuple(Metric.model_validate(each) for each in report["accuracy"])
+    manifest = bundle.manifest.model_copy(update={"metrics": kept})
+    return rewrite_bundle(bundle, manifest, {**report_files(report), **pictures}), report
+
+
+def _area(bundle: Bundle, rows: NDArray[np.float32], truth: NDArray[np.int64]) -> Auc:
+    """Of a network that knows a background, something against nothing; else of the classes."""
+    grid = bundle.manifest.network.grid
+    if grid is None or grid.background is None:
+        return auc(rows, truth)
+    background = bundle.manifest.labels.index(grid.background)
+    nothing = truth == background
+    return picture_auc(rows, truth, background=background) if nothing.any() else auc(rows, truth)
+
+
+def _merged(old: list[Report], new: list[Report], *, by: tuple[str, ...]) -> list[Report]:
+    """`new`, and those of `old` that differ from all of them in `by`."""
+    now = {tuple(row[name] for name in by) for row in new}
+    return [row for row in old if tuple(row[name] for name in by) not in now] + new
+
+
+def report_files(report: Report) -> dict[str, bytes]:
+    """The report as the files that a bundle holds."""
+    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    return {REPORT: text.encode(), str(Path(REPORT).with_suffix(".md")): markdown(report, full=True).encode()}

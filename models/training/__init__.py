@@ -1,0 +1,1 @@
+"""From a recipe's network to trained weights."""
