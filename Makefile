@@ -47,7 +47,7 @@ $(VENV)/.service: $(VENV)/.pip pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.pip pyproject.toml constraints.txt
-	$(PIP) --editable '.[build-cpu,otel]' --group dev
+	$(PIP) --editable '.[build-cpu,otel,tune]' --group dev
 	$(PIP) --no-deps tf-keras # it asks for tensorflow, and tensorflow-cpu is that
 	touch $(VENV)/.service $@
 
