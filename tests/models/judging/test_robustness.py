@@ -12,18 +12,18 @@ from models.judging.judge import Runner, judge
 from models.judging.perturb import Perturbation
 from models.judging.report import markdown
 from models.judging.robustness import assess_robustness
-from models.pipeline import copy_bundle
 from models.table.made import entry_of
 from service.bundle.store import Bundle, open_bundle
+from tests.conftest import make_color_bundle
 
 RUNNERS = (Runner("openvino", "fp32"),)
 
 
 @pytest.fixture(scope="module")
-def judged(foreign_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Dataset]:
-    """The foreign bundle, judged on eight noisy pictures whose labels are its own answers: it is right on all of them."""
+def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Dataset]:
+    """A bundle judged on eight noisy pictures whose labels are its own answers: it is right on all of them."""
     root = tmp_path_factory.mktemp("robustness")
-    bundle = copy_bundle(foreign_bundle, root / "bundle")
+    bundle = make_color_bundle(root / "bundle")
     rng = np.random.default_rng(0)
     rows = ["path,label,group,split"]
     said = dict(enumerate(bundle.manifest.labels))
@@ -60,8 +60,9 @@ def test_figures_on_changed_frames_stand_by_themselves(judged: tuple[Bundle, Dat
     low, high = entry["accuracy_interval"]
     assert low <= entry["accuracy"] <= high
     assert "## Turned and moved" in markdown(report)
-    told = entry_of(changed).figures
-    assert [figure.changed for figure in told] == [None, entry["changed"]]
+    told = entry_of(changed)
+    assert [(each.accuracy, each.n) for each in told.figures] == [(1.0, 8)]
+    assert [(each.changed, each.accuracy) for each in told.robustness] == [(entry["changed"], entry["accuracy"])]
 
 
 def test_what_is_asked_again_replaces_its_entry_and_nothing_changed_loses_nothing(

@@ -188,7 +188,9 @@ def test_early_stopping_brings_back_the_best_weights(moving_recipe: Recipe) -> N
 def test_a_loss_that_is_no_number_ends_the_training(moving_recipe: Recipe) -> None:
     model, fitted, val, stage = head_only(moving_recipe)
     with pytest.raises(
-        BuildError, match=r"the loss is nan in epoch 1 of features, in a batch of clip\d+.*lower the stage's rate"
+        BuildError,
+        match=r"the loss is nan in epoch 1 of features, at rate 0.01 and gradient norm nan, in the very first batch, "
+        r"in a batch of clip\d+.*lower the stage's rate 0.01",
     ):
         fit_stage(
             model,
