@@ -13,14 +13,15 @@ from models.zoo.pooling import pooled
 from service.bundle.manifest import Frozen, Input
 
 _MOMENTUM = 0.9  # of BatchNorm, as in every network of ours: small data sets make few steps
-_EPSILON = 1e-3
+_EPSILON = 1e-3  # far from what half precision loses
 
 
 class LiteLstm(Frozen):
     """The parameters of `lite_lstm`.
 
     `filters`: channels of the blocks, of which the odd ones (the second, the fourth …) halve the frame; `grid`: the cells that
-    the last maps are averaged over. `scale = "frame"` gives each frame mean 0 and deviation 1: light and camera cancel out.
+    the last maps are averaged over. `scale = "frame"` gives each frame mean 0 and deviation 1: light and camera cancel out,
+    but for frames that hardly vary (by 4 grey levels of 255 or so: √_EPSILON), whose noise is not blown up.
     """
 
     name: Literal["lite_lstm"]
