@@ -25,7 +25,14 @@ _RECIPE = {
     "data": {"folder": "patches", "source": "made here", "license": "none"},
     "input": {"height": SIDE, "width": SIDE},
     "sampling": {"frames": 1},
-    "architecture": {"name": "defect_bilstm", "until": "block4", "weights": "none", "projection": 4, "units": 4},
+    "architecture": {
+        "name": "defect_bilstm",
+        "until": "block4",
+        "weights": "none",
+        "projection": 4,
+        "units": 4,
+        "order": "raster",  # as the clip bundle numbers its places
+    },
     "places": {"background": "green", "crf": True},
     "training": {"stages": [{"cut": "frames", "epochs": 1, "rate": 1e-3}]},
     "sha256": "0" * 64,
@@ -44,7 +51,7 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         picture[..., 1] += 60
         mask = np.zeros((SIDE, SIDE), np.uint8)
         if number % 2:
-            left = SIDE // 2 * (number // 2 % 2)
+            left = SIDE // 2 * (number // 8 % 2)  # in every split both sides: the splits go by number // 2 % 4
             picture[:, left : left + SIDE // 2] = random.integers(
                 (60, 0, 0), (150, 90, 90), (SIDE, SIDE // 2, 3)
             )  # BGR
@@ -74,7 +81,7 @@ def test_a_network_that_answers_by_place_gets_its_grid_and_a_chain_that_explains
     bundle, report = located(network, recipe, model, dataset=patches)
     grid = open_bundle(bundle.path).manifest.network.grid
     assert grid is not None
-    assert (grid.rows, grid.columns, grid.order, grid.background) == (2, 2, "boustrophedon", "green")
+    assert (grid.rows, grid.columns, grid.order, grid.background) == (2, 2, "raster", "green")
     assert bundle.manifest.postprocess[0].name == "crf"
     assert report["crf"]["val_loss"] < report["crf"]["val_loss_alone"]
     assert (report["crf"]["train"], report["crf"]["val"]) == (20, 10)
@@ -89,7 +96,7 @@ def test_a_network_that_answers_by_place_gets_its_grid_and_a_chain_that_explains
 
 
 def test_places_of_an_architecture_that_does_not_say_where_are_refused(network: Bundle, patches: Dataset) -> None:
-    small = {"name": "small_cnn", "widths": [4]}
+    small = {"name": "small_cnn", "widths": [[4]]}
     recipe = Recipe.model_validate(_RECIPE | {"architecture": small})
     with pytest.raises(RecipeError, match="which small_cnn does not"):
         located(network, recipe, recipe.build(classes=len(LABELS)), dataset=patches)
