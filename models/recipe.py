@@ -132,6 +132,26 @@ class Recipe(Frozen):
                 f"mend the {'option' if source else 'recipe'}"
             ) from None
 
+    @property
+    def weights_sha256(self) -> str:
+        """Of what determines the trained weights: export, calibration and judging may change without another training."""
+        apart = {
+            "name",
+            "version",
+            "description",
+            "tasks",
+            "weights",
+            "crossval",
+            "export",
+            "calibration",
+            "tune",
+            "sha256",
+        }
+        said = self.model_dump(mode="json", exclude=apart)
+        for name in ("source", "license", "assess", "score"):
+            del said["data"][name]
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
     def folder(self, data: str | Path) -> Path:
         """The data set's folder: `data`/folder, or `data` itself where it is called so or holds no such folder."""
         root = Path(data)

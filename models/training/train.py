@@ -50,7 +50,11 @@ def train(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     dataset = recipe.dataset(data)
-    stamp = {"recipe": recipe.name, "recipe_sha256": recipe.sha256, "data_sha256": dataset.digest(dataset.samples)}
+    stamp = {
+        "recipe": recipe.name,
+        "weights_sha256": recipe.weights_sha256,
+        "data_sha256": dataset.digest(dataset.samples),
+    }
     done = _read(folder / RUN)
     if done.get("stamp") == stamp and (folder / MODEL).is_file():
         return folder / MODEL

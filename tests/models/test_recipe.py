@@ -108,3 +108,24 @@ def test_one_class_is_nothing_to_learn(tmp_path: Path) -> None:
         (tmp_path / "one" / split / "only/a.png").touch()
     with pytest.raises(DataError, match="holds one class, only; there is nothing to tell it from"):
         Recipe.read("fight", overrides=["data.folder=one"]).dataset(tmp_path)
+
+
+def test_weights_depend_on_what_is_trained_and_not_on_how_it_is_quantized_or_judged() -> None:
+    recipe = Recipe.read("cnn_neu")
+    for same in (
+        "calibration.frames=64",
+        'calibration.skip=["stem_conv/Conv"]',
+        'export.weights="float32"',
+        'version="9"',
+    ):
+        overridden = Recipe.read("cnn_neu", overrides=(same,))
+        assert overridden.weights_sha256 == recipe.weights_sha256
+        assert overridden.sha256 != recipe.sha256
+    for other in (
+        "training.seed=1",
+        "sampling.frames=8",
+        "architecture.dropout=0.1",
+        "data.share=0.5",
+        "input.height=192",
+    ):
+        assert Recipe.read("cnn_neu", overrides=(other,)).weights_sha256 != recipe.weights_sha256
