@@ -19,7 +19,8 @@ Written by `marey-build results` from `models/results/*/report.json` and `crossv
 `marey-build run ID --data DATA --out BUNDLE --results models/results`.
 
 Accuracy stands with Wilson's 95 % interval, AUC (the area under the ROC curve; with several classes the mean of each against the rest)
-with that of a stratified bootstrap of 2,000 resamples. Each is of the split and the n beside it, which neither training nor any choice has seen."""
+with that of a stratified bootstrap of 2,000 resamples. Each is of the split and the n beside it, which training has not seen;
+where a choice was made after a look at it, the head of the recipe, `models/recipes/ID.toml`, says so."""
 
 _FOLDS = """\
 Every clip is judged once, by a model that saw no clip of its group. Accuracy ± the standard error over folds; spread: their standard deviation, in
