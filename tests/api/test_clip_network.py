@@ -280,7 +280,7 @@ def test_the_api_describes_positions(served) -> None:
         kinds = {kind["items"]["$ref"].rpartition("/")[2] for kind in positions["anyOf"] if kind["type"] == "array"}
         assert kinds == {"Moment", "Place"}
     assert set(schemas["Moment"]["properties"]) == {"index", "time_s", "predictions"}
-    assert set(schemas["Place"]["properties"]) == {"position", "predictions"}
+    assert set(schemas["Place"]["properties"]) == {"position", "row", "column", "predictions"}
 
 
 def test_a_model_with_a_grid_says_in_which_cell_each_place_lies_after_its_chain(served) -> None:
