@@ -16,8 +16,9 @@ def test_cross_validation_judges_every_clip_beside_the_floor(
     moving: Path, moving_recipe: Recipe, tmp_path: Path
 ) -> None:
     assert moving_recipe.training is not None
-    head = moving_recipe.training.model_copy(update={"stages": moving_recipe.training.stages[:1]})
-    plan = CrossValidation(folds=2, seeds=2, inner_folds=3)
+    stage = moving_recipe.training.stages[0].model_copy(update={"epochs": 12})
+    head = moving_recipe.training.model_copy(update={"stages": (stage,)})
+    plan = CrossValidation(folds=2, seeds=2, inner_folds=3, floor_frames=2)
     report = crossvalidate(
         moving_recipe.model_copy(update={"training": head, "crossval": plan}), data=moving, cache=tmp_path
     )
