@@ -9,13 +9,33 @@ from typing import Annotated, Any, Literal
 
 import keras
 from pydantic import BeforeValidator
+from typing_extensions import override
 
 from models.errors import RecipeError, WeightsError
+from models.zoo.architecture import Architecture
 from models.zoo.efficientnet_lite import TOP, efficientnet_lite0
+from service.bundle.manifest import Input
 
 OURS = "efficientnet_lite0"
 # TOML has no null: a recipe says "none" where the weights are to be random.
 PretrainedOn = Annotated[Literal["imagenet"] | None, BeforeValidator(lambda said: None if said == "none" else said)]
+
+
+class OnBackbone(Architecture):
+    """The parameters of every architecture whose CNN is a backbone: which, up to which of its blocks, with whose weights."""
+
+    backbone: str = OURS
+    until: str = TOP
+    weights: PretrainedOn = "imagenet"
+
+    @property
+    @override
+    def pretrained(self) -> bool:
+        return self.weights is not None
+
+    def network(self, input: Input) -> keras.Model:  # noqa: A002 -- the manifest's own word
+        """Frames `[N, H, W, 3]` of 0…255 RGB → maps `[N, h, w, D]`; see `backbone`."""
+        return backbone(self.backbone, height=input.height, width=input.width, until=self.until, weights=self.weights)
 
 
 def backbone(

@@ -7,69 +7,42 @@ from typing import Literal
 import keras
 from keras import layers
 from pydantic import Field
+from typing_extensions import override
 
-from models.errors import RecipeError
-from models.zoo.backbones import OURS, PretrainedOn
-from models.zoo.efficientnet_lite import TOP
+from models.zoo.backbones import OnBackbone
 from models.zoo.seeds import Seeds
 from models.zoo.stem import encoded, standardised
-from service.bundle.manifest import Frozen, Input
+from service.bundle.manifest import Input
 
 
-class Cnn(Frozen):
+class Cnn(OnBackbone):
     """The parameters of `cnn`."""
 
     name: Literal["cnn"]
-    backbone: str = OURS
-    until: str = TOP
-    weights: PretrainedOn = "imagenet"
     grid: tuple[int, int] = (1, 1)
     hidden: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, lt=1)
 
     @property
-    def pretrained(self) -> bool:
-        return self.weights is not None
-
-    @property
+    @override
     def trainable(self) -> bool:
-        return (
-            self.pretrained
-        )  # of random weights size and speed may be asked alone; the report then says that nothing was trained
+        # Of random weights size and speed may be asked alone; the report then says that nothing was trained.
+        return self.pretrained
 
-    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:  # noqa: A002, ARG002 -- as every architecture's
-        parameters = self.model_dump(exclude={"name"})
-        return cnn(classes=classes, height=input.height, width=input.width, seed=seed, **parameters)
+    @override
+    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:
+        """Clips `[B, T, H, W, 3]` of 0…255 RGB → probabilities `[B, classes]`; an image is a clip of one frame.
 
-
-def cnn(
-    *,
-    classes: int,
-    height: int = 224,
-    width: int = 224,
-    backbone: str = OURS,
-    until: str = TOP,
-    weights: str | None = "imagenet",
-    grid: tuple[int, int] = (1, 1),
-    hidden: int | None = None,
-    dropout: float = 0.2,
-    weight_decay: float = 0.0,
-    seed: int = 0,
-) -> keras.Model:
-    """Clips `[B, T, height, width, 3]` of 0…255 RGB → probabilities `[B, classes]`; an image is a clip of one frame.
-
-    TimeDistributed(`backbone` up to `until`, averaged over `grid`) → BatchNorm → optionally Dense(`hidden`, ReLU)
-    → Dense softmax of each frame → mean over frames. `seed` fixes the classifier's initial weights and dropout.
-    """
-    if classes < 2:
-        raise RecipeError(f"a classifier needs 2 classes or more, got {classes}; name them in the data set")
-    seeds = Seeds(seed, weight_decay=weight_decay)
-    clips, x = encoded(backbone=backbone, height=height, width=width, until=until, weights=weights, grid=grid)
-    x = standardised(x)
-    if hidden is not None:
-        x = layers.Dropout(dropout, seed=seeds.next(), name="drop_features")(x)
-        x = layers.Dense(hidden, activation="relu", name="hidden", **seeds.kernel())(x)
-    x = layers.Dropout(dropout, seed=seeds.next(), name="drop_summary")(x)
-    of_frames = layers.Dense(classes, activation="softmax", name="classify", **seeds.kernel())(x)
-    return keras.Model(clips, layers.GlobalAveragePooling1D(name="average")(of_frames), name="cnn")
+        TimeDistributed(`backbone` up to `until`, averaged over `grid`) → BatchNorm → optionally Dense(`hidden`, ReLU)
+        → Dense softmax of each frame → mean over frames. Raises RecipeError and WeightsError.
+        """
+        seeds = Seeds(seed, weight_decay=self.weight_decay)
+        clips, x = encoded(self.network(input), grid=self.grid)
+        x = standardised(x)
+        if self.hidden is not None:
+            x = layers.Dropout(self.dropout, seed=seeds.next(), name="drop_features")(x)
+            x = layers.Dense(self.hidden, activation="relu", name="hidden", **seeds.kernel())(x)
+        x = layers.Dropout(self.dropout, seed=seeds.next(), name="drop_summary")(x)
+        of_frames = layers.Dense(classes, activation="softmax", name="classify", **seeds.kernel())(x)
+        return keras.Model(clips, layers.GlobalAveragePooling1D(name="average")(of_frames), name="cnn")

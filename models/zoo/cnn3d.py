@@ -7,16 +7,17 @@ from typing import Any, Literal
 import keras
 from keras import layers
 from pydantic import Field, PositiveInt
+from typing_extensions import override
 
 from models.errors import RecipeError
+from models.zoo.architecture import Architecture
 from models.zoo.layers import TemporalDifference
-from service.bundle.manifest import Frozen, Input
+from models.zoo.seeds import Seeds
+from models.zoo.stem import MOMENTUM
+from service.bundle.manifest import Input
 
-# Small data sets make few steps: at the default of 0.99 the statistics used in serving would lag behind those of training.
-_MOMENTUM = 0.9
 
-
-class Cnn3d(Frozen):
+class Cnn3d(Architecture):
     """The parameters of `cnn3d`: the channels of each block, what the first one sees, and what keeps it from learning by heart."""
 
     name: Literal["cnn3d"]
@@ -25,15 +26,8 @@ class Cnn3d(Frozen):
     dropout: float = Field(default=0.5, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, lt=1)
 
-    @property
-    def pretrained(self) -> bool:
-        return False
-
-    @property
-    def trainable(self) -> bool:
-        return True
-
-    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:  # noqa: A002 -- the manifest's own word
+    @override
+    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:
         """Clips `[B, frames, H, W, C]` of 0…255 → probabilities `[B, classes]`; no other number of frames.
 
         For each of `filters` a block of Conv3D 3×3×3 → BatchNorm → ReLU → MaxPooling3D, as in C3D (Tran et al. 2015, arXiv
@@ -49,8 +43,7 @@ class Cnn3d(Frozen):
                 f"{len(self.filters)} blocks of cnn3d halve the frame {halvings} times, and {input.height}×{input.width} pixels "
                 f"do not last; give {2**halvings} or more, or fewer filters"
             )
-        seeds = iter(range(seed * 100, seed * 100 + 100))
-        penalty = keras.regularizers.L2(self.weight_decay) if self.weight_decay else None
+        seeds = Seeds(seed, weight_decay=self.weight_decay)
         clips = keras.Input((frames, input.height, input.width, input.channels), name="clips")
         x: Any = layers.Rescaling(1 / 127.5, offset=-1, name="normalise")(clips)
         if self.change == "differences":
@@ -62,16 +55,14 @@ class Cnn3d(Frozen):
                 strides=1 if number else (1, 2, 2),
                 padding="same",
                 use_bias=False,
-                kernel_initializer=keras.initializers.HeNormal(next(seeds)),
-                kernel_regularizer=penalty,
                 name=f"block{number}_conv",
+                **seeds.kernel(before_relu=True),
             )(x)
-            x = layers.BatchNormalization(momentum=_MOMENTUM, name=f"block{number}_norm")(x)
+            x = layers.BatchNormalization(momentum=MOMENTUM, name=f"block{number}_norm")(x)
             x = layers.ReLU(name=f"block{number}_relu")(x)
             # "same": few frames keep one, whatever the number of blocks.
             x = layers.MaxPooling3D(2 if number else (1, 2, 2), padding="same", name=f"block{number}_pool")(x)
         x = layers.GlobalAveragePooling3D(name="average")(x)
-        x = layers.Dropout(self.dropout, seed=next(seeds), name="drop_summary")(x)
-        kernel = keras.initializers.GlorotUniform(next(seeds))
-        classify = layers.Dense(classes, activation="softmax", kernel_initializer=kernel, name="classify")
+        x = layers.Dropout(self.dropout, seed=seeds.next(), name="drop_summary")(x)
+        classify = layers.Dense(classes, activation="softmax", kernel_initializer=seeds.glorot(), name="classify")
         return keras.Model(clips, classify(x), name="cnn3d")

@@ -7,24 +7,20 @@ from typing import Literal
 import keras
 from keras import layers
 from pydantic import Field
+from typing_extensions import override
 
-from models.errors import RecipeError
 from models.zoo.architecture import ENCODE
-from models.zoo.backbones import OURS, PretrainedOn, backbone
-from models.zoo.efficientnet_lite import TOP
+from models.zoo.backbones import OnBackbone
 from models.zoo.recurrent import Cell, read_out, recurrent
 from models.zoo.seeds import Seeds
 from models.zoo.stem import standardised
-from service.bundle.manifest import Frozen, Input
+from service.bundle.manifest import Input
 
 
-class CnnSeqImage(Frozen):
+class CnnSeqImage(OnBackbone):
     """The parameters of `cnn_seq_image`, a network of single images."""
 
     name: Literal["cnn_seq_image"]
-    backbone: str = OURS
-    until: str = TOP
-    weights: PretrainedOn = "imagenet"
     projection: int | None = Field(default=None, ge=1)
     cell: Cell = "lstm"
     units: int = Field(default=64, ge=1)
@@ -34,27 +30,16 @@ class CnnSeqImage(Frozen):
     dropout: float = Field(default=0.3, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, lt=1)
 
-    @property
-    def pretrained(self) -> bool:
-        return self.weights is not None
-
-    @property
-    def trainable(self) -> bool:
-        return True
-
-    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:  # noqa: A002, ARG002 -- as every architecture's
+    @override
+    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:
         """Images `[B, H, W, 3]` of 0…255 RGB → probabilities `[B, classes]`.
 
         `backbone` up to `until` → its map `[h, w, D]` row by row as h·w steps (7×7 at 224 pixels: 49) → BatchNorm → optionally
         Dense(`projection`) → `layers` of LSTM or GRU(`units`) → `readout` over the steps → Dense softmax.
         """
-        if classes < 2:
-            raise RecipeError(f"a classifier needs 2 classes or more, got {classes}; name them in the data set")
         seeds = Seeds(seed, weight_decay=self.weight_decay)
         images = keras.Input((input.height, input.width, 3), name="images")
-        network = backbone(
-            self.backbone, height=input.height, width=input.width, until=self.until, weights=self.weights
-        )
+        network = self.network(input)
         maps = keras.Model(network.input, network.output, name=ENCODE)(images)
         rows, columns, channels = maps.shape[1:]
         x = standardised(layers.Reshape((rows * columns, channels), name="steps")(maps))

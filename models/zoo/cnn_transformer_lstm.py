@@ -7,23 +7,20 @@ from typing import Any, Literal
 import keras
 from keras import layers
 from pydantic import Field
+from typing_extensions import override
 
 from models.errors import RecipeError
-from models.zoo.backbones import OURS, PretrainedOn
-from models.zoo.efficientnet_lite import TOP
+from models.zoo.backbones import OnBackbone
 from models.zoo.recurrent import Readout, answers, read_out, recurrent
 from models.zoo.seeds import Seeds
 from models.zoo.stem import encoded, standardised
-from service.bundle.manifest import Frozen, Input
+from service.bundle.manifest import Input
 
 
-class CnnTransformerLstm(Frozen):
+class CnnTransformerLstm(OnBackbone):
     """The parameters of `cnn_transformer_lstm`."""
 
     name: Literal["cnn_transformer_lstm"]
-    backbone: str = OURS
-    until: str = TOP
-    weights: PretrainedOn = "imagenet"
     grid: tuple[int, int] = (1, 1)
     width: int = Field(default=64, ge=1)
     heads: int = Field(default=4, ge=1)
@@ -34,15 +31,8 @@ class CnnTransformerLstm(Frozen):
     dropout: float = Field(default=0.5, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, lt=1)
 
-    @property
-    def pretrained(self) -> bool:
-        return self.weights is not None
-
-    @property
-    def trainable(self) -> bool:
-        return True
-
-    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:  # noqa: A002, ARG002 -- as every architecture's
+    @override
+    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:
         """Clips `[B, T, H, W, 3]` of 0…255 RGB → probabilities `[B, classes]`; any T from 1 on.
 
         TimeDistributed(`backbone` up to `until`, averaged over `grid`) → BatchNorm → Dense(`width`) → `blocks` of self-attention
@@ -50,19 +40,10 @@ class CnnTransformerLstm(Frozen):
         arXiv 1706.03762, §3.1) → LSTM(`units`) → `readout` over time → Dense softmax. There are no positional encodings: the LSTM
         knows the order.
         """
-        if classes < 2:
-            raise RecipeError(f"a classifier needs 2 classes or more, got {classes}; name them in the data set")
         if self.width % self.heads:
             raise RecipeError(f"{self.heads} heads do not divide a width of {self.width}; choose a divisor")
         seeds = Seeds(seed, weight_decay=self.weight_decay)
-        clips, x = encoded(
-            backbone=self.backbone,
-            height=input.height,
-            width=input.width,
-            until=self.until,
-            weights=self.weights,
-            grid=self.grid,
-        )
+        clips, x = encoded(self.network(input), grid=self.grid)
         x = layers.Dropout(self.dropout, seed=seeds.next(), name="drop_features")(standardised(x))
         x = layers.Dense(self.width, name="project", **seeds.kernel())(x)
         for number in range(self.blocks):

@@ -7,14 +7,16 @@ from typing import Any, Literal
 import keras
 from keras import layers
 from pydantic import Field, PositiveInt
+from typing_extensions import override
 
 from models.errors import RecipeError
-from service.bundle.manifest import Frozen, Input
+from models.zoo.architecture import Architecture
+from models.zoo.seeds import Seeds
+from models.zoo.stem import MOMENTUM
+from service.bundle.manifest import Input
 
-_MOMENTUM = 0.9  # of BatchNorm, as in every network of ours: small data sets make few steps
 
-
-class ConvLstm(Frozen):
+class ConvLstm(Architecture):
     """The parameters of `convlstm`: the channels of the convolution of each frame and of each recurrent layer."""
 
     name: Literal["convlstm"]
@@ -23,15 +25,8 @@ class ConvLstm(Frozen):
     dropout: float = Field(default=0.5, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, lt=1)
 
-    @property
-    def pretrained(self) -> bool:
-        return False
-
-    @property
-    def trainable(self) -> bool:
-        return True
-
-    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:  # noqa: A002 -- the manifest's own word
+    @override
+    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:
         """Clips `[B, frames, H, W, C]` of 0…255 → probabilities `[B, classes]`; no other number of frames.
 
         A convolution of each frame halves it, then for each of `filters` ConvLSTM2D 3×3 (Shi et al. 2015, arXiv 1506.04214)
@@ -45,17 +40,14 @@ class ConvLstm(Frozen):
                 f"{len(self.filters)} layers of convlstm halve the frame {halvings} times, and {input.height}×{input.width} pixels "
                 f"do not last; give {2**halvings} or more, or fewer filters"
             )
-        seeds = iter(range(seed * 100, seed * 100 + 100))
-        penalty = keras.regularizers.L2(self.weight_decay) if self.weight_decay else None
-
-        def kernel() -> dict[str, Any]:
-            return {"kernel_initializer": keras.initializers.GlorotUniform(next(seeds)), "kernel_regularizer": penalty}
-
+        seeds = Seeds(seed, weight_decay=self.weight_decay)
         clips = keras.Input((frames, input.height, input.width, input.channels), name="clips")
         x: Any = layers.Rescaling(1 / 127.5, offset=-1, name="normalise")(clips)
-        stem = layers.Conv2D(self.stem, 3, strides=2, padding="same", use_bias=False, name="stem_conv", **kernel())
+        stem = layers.Conv2D(
+            self.stem, 3, strides=2, padding="same", use_bias=False, name="stem_conv", **seeds.kernel()
+        )
         x = layers.TimeDistributed(stem, name="stem")(x)
-        x = layers.BatchNormalization(momentum=_MOMENTUM, name="stem_norm")(x)
+        x = layers.BatchNormalization(momentum=MOMENTUM, name="stem_norm")(x)
         x = layers.ReLU(name="stem_relu")(x)
         for number, filters in enumerate(self.filters):
             last = number == len(self.filters) - 1
@@ -65,14 +57,13 @@ class ConvLstm(Frozen):
                 3,
                 padding="same",
                 return_sequences=not last,
-                recurrent_initializer=keras.initializers.Orthogonal(seed=next(seeds)),
+                recurrent_initializer=seeds.orthogonal(),
                 name=f"convlstm{number}",
-                **kernel(),
+                **seeds.kernel(),
             )(x)
-            x = layers.BatchNormalization(momentum=_MOMENTUM, name=f"norm{number}")(x)
+            x = layers.BatchNormalization(momentum=MOMENTUM, name=f"norm{number}")(x)
         mean, largest = layers.GlobalAveragePooling2D(name="mean"), layers.GlobalMaxPooling2D(name="max")
         x = layers.Concatenate(name="mean_max")([mean(x), largest(x)])
-        x = layers.Dropout(self.dropout, seed=next(seeds), name="drop_summary")(x)
-        return keras.Model(
-            clips, layers.Dense(classes, activation="softmax", name="classify", **kernel())(x), name="convlstm"
-        )
+        x = layers.Dropout(self.dropout, seed=seeds.next(), name="drop_summary")(x)
+        classify = layers.Dense(classes, activation="softmax", name="classify", **seeds.kernel())
+        return keras.Model(clips, classify(x), name="convlstm")

@@ -7,19 +7,19 @@ from typing import Any, Literal
 import keras
 from keras import layers, ops
 from pydantic import Field
+from typing_extensions import override
 
-from models.errors import RecipeError
 from models.zoo.architecture import ENCODE
-from models.zoo.backbones import OURS, PretrainedOn, backbone
+from models.zoo.backbones import OnBackbone
 from models.zoo.lines import BackToLines, EachLine, SharpenedMean
 from models.zoo.seeds import Seeds
 from models.zoo.stem import standardised
-from service.bundle.manifest import Frozen, Grid, Input
+from service.bundle.manifest import Grid, Input
 
 Scan = Literal["rows", "columns", "both"]
 
 
-class DefectBilstm(Frozen):
+class DefectBilstm(OnBackbone):
     """The parameters of `defect_bilstm`, a network of single images that says where.
 
     `until`: the last block of the CNN; its stride is the distance between two windows, and the grid of places has one cell for
@@ -28,9 +28,7 @@ class DefectBilstm(Frozen):
     """
 
     name: Literal["defect_bilstm"]
-    backbone: str = OURS
     until: str = "block10"
-    weights: PretrainedOn = "imagenet"
     projection: int = Field(default=48, ge=1)
     scan: Scan = "both"
     units: int = Field(default=32, ge=1)
@@ -39,33 +37,22 @@ class DefectBilstm(Frozen):
     dropout: float = Field(default=0.3, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, lt=1)
 
-    @property
-    def pretrained(self) -> bool:
-        return self.weights is not None
-
-    @property
-    def trainable(self) -> bool:
-        return True
-
     def grid(self, model: keras.Model) -> Grid:
         """The grid of the places that `model`, a network of this architecture, answers for."""
         rows, columns = model.get_layer(ENCODE).output.shape[1:3]
         return Grid(rows=rows, columns=columns, order=self.order)
 
-    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:  # noqa: A002, ARG002 -- as every architecture's
+    @override
+    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:
         """Images `[B, H, W, 3]` of 0…255 RGB → `probabilities` `[B, classes]` and `positions` `[B, P, classes]`.
 
         The CNN convolves all overlapping windows of the surface at once: one place of its map is one window, as wide as its receptive
         field. → BatchNorm → Dense(`projection`) → Bidirectional LSTM(`units` each way) along every line → MultiHeadAttention over all
         places → Dense softmax at each place. The picture's probabilities come from the scores of its places alone.
         """
-        if classes < 2:
-            raise RecipeError(f"a classifier needs 2 classes or more, got {classes}; name them in the data set")
         seeds = Seeds(seed, weight_decay=self.weight_decay)
         images = keras.Input((input.height, input.width, 3), name="images")
-        network = backbone(
-            self.backbone, height=input.height, width=input.width, until=self.until, weights=self.weights
-        )
+        network = self.network(input)
         maps = keras.Model(network.input, network.output, name=ENCODE)(images)
         rows, columns = maps.shape[1:3]
         grid = Grid(rows=rows, columns=columns, order=self.order)

@@ -7,16 +7,19 @@ from typing import Any, Literal
 import keras
 from keras import layers
 from pydantic import Field, PositiveInt
+from typing_extensions import override
 
-from models.zoo.architecture import ENCODE
+from models.zoo.architecture import ENCODE, Architecture
 from models.zoo.pooling import pooled
-from service.bundle.manifest import Frozen, Input
+from models.zoo.seeds import Seeds
+from models.zoo.stem import MOMENTUM
+from service.bundle.manifest import Input
 
-_MOMENTUM = 0.9  # of BatchNorm, as in every network of ours: small data sets make few steps
-_EPSILON = 1e-3  # far from what half precision loses
+# Of both normalisations. Keras's own for BatchNorm; for LayerNorm Keras adds the same number to the variance of pixels in −1…1.
+_EPSILON = 1e-3
 
 
-class LiteLstm(Frozen):
+class LiteLstm(Architecture):
     """The parameters of `lite_lstm`.
 
     `filters`: channels of the blocks, of which the odd ones (the second, the fourth …) halve the frame; `grid`: the cells that
@@ -34,43 +37,31 @@ class LiteLstm(Frozen):
     dropout: float = Field(default=0.5, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, lt=1)
 
-    @property
-    def pretrained(self) -> bool:
-        return False
-
-    @property
-    def trainable(self) -> bool:
-        return True
-
-    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:  # noqa: A002, ARG002 -- as every architecture's
+    @override
+    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:
         """Clips `[B, T, H, W, C]` of 0…255, any T from 1 on → probabilities `[B, classes]`.
 
         TimeDistributed(Conv2D with stride 2, then separable blocks as in MobileNet, Howard et al. 2017, arXiv 1704.04861, with
         ReLU6, which bounds the ranges of INT8) → Dropout → LSTM(`units`) → Dropout → Dense softmax. Raises RecipeError where
         `grid` does not divide the last maps.
         """
-        seeds = iter(range(seed * 100, seed * 100 + 100))
+        seeds = Seeds(seed, weight_decay=self.weight_decay)
         clips = keras.Input((None, input.height, input.width, input.channels), name="clips")
         maps = self._maps(input, seeds)
         x: Any = layers.TimeDistributed(pooled(maps, grid=self.grid), name=ENCODE)(clips)
-        x = layers.Dropout(self.dropout, seed=next(seeds), name="drop_features")(x)
+        x = layers.Dropout(self.dropout, seed=seeds.next(), name="drop_features")(x)
         recurrent = layers.LSTM(
             self.units,
-            kernel_initializer=keras.initializers.GlorotUniform(next(seeds)),
-            recurrent_initializer=keras.initializers.Orthogonal(seed=next(seeds)),
-            kernel_regularizer=self._penalty(),
             name="lstm",
+            **seeds.kernel(),
+            recurrent_initializer=seeds.orthogonal(),
         )
         x = layers.Bidirectional(recurrent, name="bilstm")(x) if self.bidirectional else recurrent(x)
-        x = layers.Dropout(self.dropout, seed=next(seeds), name="drop_summary")(x)
-        kernel = keras.initializers.GlorotUniform(next(seeds))
-        classify = layers.Dense(classes, activation="softmax", kernel_initializer=kernel, name="classify")
+        x = layers.Dropout(self.dropout, seed=seeds.next(), name="drop_summary")(x)
+        classify = layers.Dense(classes, activation="softmax", kernel_initializer=seeds.glorot(), name="classify")
         return keras.Model(clips, classify(x), name="lite_lstm")
 
-    def _penalty(self) -> Any:
-        return keras.regularizers.L2(self.weight_decay) if self.weight_decay else None
-
-    def _maps(self, input: Input, seeds: Any) -> keras.Model:  # noqa: A002 -- the manifest's own word
+    def _maps(self, input: Input, seeds: Seeds) -> keras.Model:  # noqa: A002 -- the manifest's own word
         """Frames `[N, H, W, C]` of 0…255 → maps `[N, h, w, filters]`."""
         frames = keras.Input((input.height, input.width, input.channels), name="frames")
         x: Any = layers.Rescaling(1 / 127.5, offset=-1, name="normalise")(frames)
@@ -78,7 +69,7 @@ class LiteLstm(Frozen):
             x = layers.LayerNormalization(axis=(1, 2, 3), center=False, scale=False, epsilon=_EPSILON, name="of_frame")(
                 x
             )
-        x = self._convolution(x, self.stem, "stem", seeds=seeds, kernel_size=3, strides=2, padding="same")
+        x = _convolution(x, self.stem, "stem", seeds=seeds, kernel_size=3, strides=2, padding="same")
         for number, filters in enumerate(self.filters):
             name = f"block{number}"
             x = layers.DepthwiseConv2D(
@@ -86,21 +77,19 @@ class LiteLstm(Frozen):
                 strides=1 + number % 2,
                 padding="same",
                 use_bias=False,
-                depthwise_initializer=keras.initializers.HeNormal(next(seeds)),
+                depthwise_initializer=seeds.he(),
                 name=f"{name}_depthwise_conv",
             )(x)
             x = _activate(x, f"{name}_depthwise")
-            x = self._convolution(x, filters, f"{name}_project", seeds=seeds, kernel_size=1)
+            x = _convolution(x, filters, f"{name}_project", seeds=seeds, kernel_size=1)
         return keras.Model(frames, x, name="maps")
 
-    def _convolution(self, x: Any, filters: int, name: str, *, seeds: Any, **options: Any) -> Any:
-        kernel = {
-            "kernel_initializer": keras.initializers.HeNormal(next(seeds)),
-            "kernel_regularizer": self._penalty(),
-        }
-        return _activate(layers.Conv2D(filters, use_bias=False, name=f"{name}_conv", **kernel, **options)(x), name)
+
+def _convolution(x: Any, filters: int, name: str, *, seeds: Seeds, **options: Any) -> Any:
+    kernel = seeds.kernel(before_relu=True)
+    return _activate(layers.Conv2D(filters, use_bias=False, name=f"{name}_conv", **kernel, **options)(x), name)
 
 
 def _activate(x: Any, name: str) -> Any:
-    x = layers.BatchNormalization(momentum=_MOMENTUM, epsilon=_EPSILON, name=f"{name}_norm")(x)
+    x = layers.BatchNormalization(momentum=MOMENTUM, epsilon=_EPSILON, name=f"{name}_norm")(x)
     return layers.ReLU(6.0, name=f"{name}_relu")(x)

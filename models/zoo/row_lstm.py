@@ -8,14 +8,17 @@ import keras
 import numpy as np
 from keras import layers
 from pydantic import Field
+from typing_extensions import override
 
+from models.zoo.architecture import Architecture
+from models.zoo.seeds import Seeds
 from models.zoo.steps import Scan, in_steps
-from service.bundle.manifest import Frozen, Input
+from service.bundle.manifest import Input
 
 _LEVELS = 256  # of a byte
 
 
-class RowLstm(Frozen):
+class RowLstm(Architecture):
     """The parameters of `row_lstm`; `steps` are the lines of the picture where it is not given."""
 
     name: Literal["row_lstm"]
@@ -25,55 +28,31 @@ class RowLstm(Frozen):
     units: int = Field(default=128, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
-    @property
-    def pretrained(self) -> bool:
-        return False
+    @override
+    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:
+        """Images `[B, H, W, C]` of 0…255 → probabilities `[B, classes]`.
 
-    @property
-    def trainable(self) -> bool:
-        return True
-
-    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:  # noqa: A002, ARG002 -- as every architecture's
-        shape = (input.height, input.width, input.channels)
-        return row_lstm(classes=classes, shape=shape, seed=seed, **self.model_dump(exclude={"name"}))
-
-
-def row_lstm(
-    *,
-    classes: int,
-    shape: tuple[int, int, int] = (28, 28, 1),
-    scan: Scan = "rows",
-    steps: int | None = None,
-    embedding: int = 4,
-    units: int = 128,
-    dropout: float = 0.0,
-    seed: int = 0,
-) -> keras.Model:
-    """Images `[B, H, W, C]` of 0…255 → probabilities `[B, classes]`.
-
-    Embedding of each pixel's level in `embedding` numbers → those of a line side by side, `[B, steps, …]` → LSTM(`units`) →
-    dot-product self-attention → mean over the steps → Dropout → Dense softmax. The LSTM keeps to what cuDNN's kernel can do. `seed`
-    fixes the first weights and the dropout. Raises RecipeError where the picture does not come out even in `steps`.
-    """
-    seeds = iter(range(seed * 100, seed * 100 + 100))
-    images = keras.Input(shape, name="images")
-    levels = layers.Embedding(_LEVELS, embedding, name="embed")
-    x = levels(images)
-    levels.embeddings.assign(_on_a_line(embedding, seed=next(seeds)))
-    x = in_steps(x, scan=scan, steps=steps or shape[0 if scan == "rows" else 1])
-    x = layers.LSTM(
-        units,
-        return_sequences=True,
-        kernel_initializer=keras.initializers.GlorotUniform(next(seeds)),
-        recurrent_initializer=keras.initializers.Orthogonal(seed=next(seeds)),
-        name="lstm",
-    )(x)
-    x = layers.Attention(name="attention")([x, x])
-    x = layers.GlobalAveragePooling1D(name="mean")(x)
-    x = layers.Dropout(dropout, seed=next(seeds), name="drop")(x)
-    first = keras.initializers.GlorotUniform(next(seeds))
-    probabilities = layers.Dense(classes, activation="softmax", kernel_initializer=first, name="classify")(x)
-    return keras.Model(images, probabilities, name="row_lstm")
+        Embedding of each pixel's level in `embedding` numbers → those of a line side by side, `[B, self.steps, …]` → LSTM(`units`) →
+        dot-product self-attention → mean over the self.steps → Dropout → Dense softmax. The LSTM keeps to what cuDNN's kernel can do. Raises RecipeError where the picture does not come out even in `steps`.
+        """
+        seeds = Seeds(seed)
+        images = keras.Input((input.height, input.width, input.channels), name="images")
+        levels = layers.Embedding(_LEVELS, self.embedding, name="embed")
+        x = levels(images)
+        levels.embeddings.assign(_on_a_line(self.embedding, seed=seeds.next()))
+        x = in_steps(x, scan=self.scan, steps=self.steps)
+        x = layers.LSTM(
+            self.units,
+            return_sequences=True,
+            name="lstm",
+            **seeds.kernel(),
+            recurrent_initializer=seeds.orthogonal(),
+        )(x)
+        x = layers.Attention(name="attention")([x, x])
+        x = layers.GlobalAveragePooling1D(name="mean")(x)
+        x = layers.Dropout(self.dropout, seed=seeds.next(), name="drop")(x)
+        probabilities = layers.Dense(classes, activation="softmax", name="classify", **seeds.kernel())(x)
+        return keras.Model(images, probabilities, name="row_lstm")
 
 
 def _on_a_line(size: int, *, seed: int) -> Any:

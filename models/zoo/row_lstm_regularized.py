@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 from keras import layers
 from pydantic import Field
+from typing_extensions import override
 
+from models.zoo.architecture import Architecture
+from models.zoo.seeds import Seeds
 from models.zoo.steps import Scan, in_steps
-from service.bundle.manifest import Frozen, Input
+from service.bundle.manifest import Input
 
 
-class RowLstmRegularized(Frozen):
+class RowLstmRegularized(Architecture):
     """The parameters of `row_lstm_regularized`; `steps` are the lines of the picture where it is not given."""
 
     name: Literal["row_lstm_regularized"]
@@ -23,56 +26,30 @@ class RowLstmRegularized(Frozen):
     dropout: float = Field(default=0.3, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0, lt=1)
 
-    @property
-    def pretrained(self) -> bool:
-        return False
+    @override
+    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:
+        """Images `[B, H, W, C]` of 0…255 → probabilities `[B, classes]`.
 
-    @property
-    def trainable(self) -> bool:
-        return True
+        Lines `[B, self.steps, …]` of 0…1 → LSTM(`units`[0]) → BatchNorm → Dropout → LSTM(`units`[1]) → Dense(`hidden`) → Dense softmax.
+        `weight_decay` is an L2 penalty on the kernels of both LSTMs and of Dense(`hidden`); recurrent kernels begin orthogonal and are
+        not penalised. The LSTMs keep to what cuDNN's kernel can do. Raises RecipeError
+        where the picture does not come out even in `steps`.
+        """
+        seeds = Seeds(seed, weight_decay=self.weight_decay)
 
-    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:  # noqa: A002, ARG002 -- as every architecture's
-        shape = (input.height, input.width, input.channels)
-        return row_lstm_regularized(classes=classes, shape=shape, seed=seed, **self.model_dump(exclude={"name"}))
+        def recurrent(size: int, *, sequences: bool, name: str) -> keras.Layer:
+            orthogonal = seeds.orthogonal()
+            return layers.LSTM(
+                size, return_sequences=sequences, recurrent_initializer=orthogonal, name=name, **seeds.kernel()
+            )
 
-
-def row_lstm_regularized(
-    *,
-    classes: int,
-    shape: tuple[int, int, int] = (28, 28, 1),
-    scan: Scan = "rows",
-    steps: int | None = None,
-    units: tuple[int, int] = (128, 64),
-    hidden: int = 32,
-    dropout: float = 0.3,
-    weight_decay: float = 0.01,
-    seed: int = 0,
-) -> keras.Model:
-    """Images `[B, H, W, C]` of 0…255 → probabilities `[B, classes]`.
-
-    Lines `[B, steps, …]` of 0…1 → LSTM(`units`[0]) → BatchNorm → Dropout → LSTM(`units`[1]) → Dense(`hidden`) → Dense softmax.
-    `weight_decay` is an L2 penalty on the kernels of both LSTMs and of Dense(`hidden`); recurrent kernels begin orthogonal and are
-    not penalised. The LSTMs keep to what cuDNN's kernel can do. `seed` fixes the first weights and the dropout. Raises RecipeError
-    where the picture does not come out even in `steps`.
-    """
-    seeds = iter(range(seed * 100, seed * 100 + 100))
-    penalty = keras.regularizers.L2(weight_decay) if weight_decay else None
-
-    def kernel() -> dict[str, Any]:
-        return {"kernel_initializer": keras.initializers.GlorotUniform(next(seeds)), "kernel_regularizer": penalty}
-
-    def recurrent(size: int, *, sequences: bool, name: str) -> keras.Layer:
-        orthogonal = keras.initializers.Orthogonal(seed=next(seeds))
-        return layers.LSTM(size, return_sequences=sequences, recurrent_initializer=orthogonal, name=name, **kernel())
-
-    images = keras.Input(shape, name="images")
-    x = layers.Rescaling(1 / 255, name="normalise")(images)
-    x = in_steps(x, scan=scan, steps=steps or shape[0 if scan == "rows" else 1])
-    x = recurrent(units[0], sequences=True, name="lstm")(x)
-    x = layers.BatchNormalization(name="standardise")(x)
-    x = layers.Dropout(dropout, seed=next(seeds), name="drop")(x)
-    x = recurrent(units[1], sequences=False, name="summary")(x)
-    x = layers.Dense(hidden, activation="relu", name="hidden", **kernel())(x)
-    first = keras.initializers.GlorotUniform(next(seeds))
-    probabilities = layers.Dense(classes, activation="softmax", kernel_initializer=first, name="classify")(x)
-    return keras.Model(images, probabilities, name="row_lstm_regularized")
+        images = keras.Input((input.height, input.width, input.channels), name="images")
+        x = layers.Rescaling(1 / 255, name="normalise")(images)
+        x = in_steps(x, scan=self.scan, steps=self.steps)
+        x = recurrent(self.units[0], sequences=True, name="lstm")(x)
+        x = layers.BatchNormalization(name="standardise")(x)
+        x = layers.Dropout(self.dropout, seed=seeds.next(), name="drop")(x)
+        x = recurrent(self.units[1], sequences=False, name="summary")(x)
+        x = layers.Dense(self.hidden, activation="relu", name="hidden", **seeds.kernel())(x)
+        classify = layers.Dense(classes, activation="softmax", kernel_initializer=seeds.glorot(), name="classify")
+        return keras.Model(images, classify(x), name="row_lstm_regularized")

@@ -25,6 +25,9 @@ class Seeds:
     def glorot(self) -> keras.initializers.Initializer:
         return keras.initializers.GlorotUniform(self.next())
 
-    def kernel(self) -> dict[str, Any]:
+    def he(self) -> keras.initializers.Initializer:
+        return keras.initializers.HeNormal(self.next())
+
+    def kernel(self, *, before_relu: bool = False) -> dict[str, Any]:
         """What a layer is told of its kernel."""
-        return {"kernel_initializer": self.glorot(), "kernel_regularizer": self._penalty}
+        return {"kernel_initializer": self.he() if before_relu else self.glorot(), "kernel_regularizer": self._penalty}

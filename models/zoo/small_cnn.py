@@ -7,68 +7,51 @@ from typing import Any, Literal
 import keras
 from keras import layers
 from pydantic import Field, PositiveInt
+from typing_extensions import override
 
 from models.errors import RecipeError
-from models.zoo.architecture import ENCODE
-from service.bundle.manifest import Frozen, Input
+from models.zoo.architecture import ENCODE, Architecture
+from models.zoo.seeds import Seeds
+from models.zoo.stem import MOMENTUM
+from service.bundle.manifest import Input
 
-WIDTHS = ((16,), (32,), (64, 64))
 
-
-class SmallCnn(Frozen):
+class SmallCnn(Architecture):
     """The parameters of `small_cnn`: the channels of the convolutions at each size of the picture, which is halved in between."""
 
     name: Literal["small_cnn"]
-    widths: tuple[tuple[PositiveInt, ...], ...] = Field(default=WIDTHS, min_length=1)
+    widths: tuple[tuple[PositiveInt, ...], ...] = Field(default=((16,), (32,), (64, 64)), min_length=1)
     dropout: float = Field(default=0.3, ge=0, lt=1)
 
-    @property
-    def pretrained(self) -> bool:
-        return False
+    @override
+    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:
+        """Images `[B, H, W, C]` of 0…255 → probabilities `[B, classes]`.
 
-    @property
-    def trainable(self) -> bool:
-        return True
-
-    def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:  # noqa: A002, ARG002 -- as every architecture's
+        Conv 3×3 → BatchNorm → ReLU for each of `widths`, maxima of 2×2 between its parts → mean over the picture → Dropout → Dense
+        softmax. Raises RecipeError where the picture is too small to be halved so often.
+        """
+        halvings = len(self.widths) - 1
+        if min(input.height, input.width) < 2**halvings:
+            raise RecipeError(
+                f"a picture of {input.height}×{input.width} cannot be halved {halvings} times; give fewer widths, or larger pictures"
+            )
+        seeds = Seeds(seed)
         shape = (input.height, input.width, input.channels)
-        return small_cnn(classes=classes, shape=shape, widths=self.widths, dropout=self.dropout, seed=seed)
+        picture = x = keras.Input(shape, name="frames")
+        x = layers.Rescaling(1 / 255, name="normalise")(x)
+        for number, block in enumerate(self.widths):
+            if number:
+                x = layers.MaxPooling2D(2, name=f"halve{number}")(x)
+            for place, channels in enumerate(block):
+                x = _convolution(x, channels, name=f"conv{number}_{place}", seeds=seeds)
+        encoder = keras.Model(picture, layers.GlobalAveragePooling2D(name="pool")(x), name=ENCODE)
+        images = keras.Input(shape, name="images")
+        x = layers.Dropout(self.dropout, seed=seeds.next(), name="drop")(encoder(images))
+        x = layers.Dense(classes, activation="softmax", name="classify", **seeds.kernel())(x)
+        return keras.Model(images, x, name="small_cnn")
 
 
-def small_cnn(
-    *,
-    classes: int,
-    shape: tuple[int, int, int] = (28, 28, 1),
-    widths: tuple[tuple[int, ...], ...] = WIDTHS,
-    dropout: float = 0.3,
-    seed: int = 0,
-) -> keras.Model:
-    """Images `[B, H, W, C]` of 0…255 → probabilities `[B, classes]`.
-
-    Conv 3×3 → BatchNorm → ReLU for each of `widths`, maxima of 2×2 between its parts → mean over the picture → Dropout → Dense
-    softmax. `seed` fixes the first weights and the dropout. Raises RecipeError where the picture is too small to be halved so often.
-    """
-    if min(shape[:2]) < 2 ** (len(widths) - 1):
-        raise RecipeError(
-            f"a picture of {shape[0]}×{shape[1]} cannot be halved {len(widths) - 1} times; give fewer widths, or larger pictures"
-        )
-    seeds = iter(range(seed * 100, seed * 100 + 100))
-    frames = x = keras.Input(shape, name="frames")
-    x = layers.Rescaling(1 / 255, name="normalise")(x)
-    for number, block in enumerate(widths):
-        if number:
-            x = layers.MaxPooling2D(2, name=f"halve{number}")(x)
-        for place, width in enumerate(block):
-            x = _convolution(x, width, name=f"conv{number}_{place}", seed=next(seeds))
-    encoder = keras.Model(frames, layers.GlobalAveragePooling2D(name="pool")(x), name=ENCODE)
-    images = keras.Input(shape, name="images")
-    x = layers.Dropout(dropout, seed=next(seeds), name="drop")(encoder(images))
-    first = keras.initializers.GlorotUniform(next(seeds))
-    x = layers.Dense(classes, activation="softmax", kernel_initializer=first, name="classify")(x)
-    return keras.Model(images, x, name="small_cnn")
-
-
-def _convolution(x: Any, width: int, *, name: str, seed: int) -> Any:
-    first = keras.initializers.HeNormal(seed)
-    x = layers.Conv2D(width, 3, padding="same", use_bias=False, kernel_initializer=first, name=name)(x)
-    return layers.ReLU(name=f"{name}_relu")(layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(x))
+def _convolution(x: Any, channels: int, *, name: str, seeds: Seeds) -> Any:
+    kernel = seeds.kernel(before_relu=True)
+    x = layers.Conv2D(channels, 3, padding="same", use_bias=False, name=name, **kernel)(x)
+    return layers.ReLU(name=f"{name}_relu")(layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_norm")(x))

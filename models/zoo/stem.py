@@ -8,19 +8,15 @@ import keras
 from keras import layers
 
 from models.zoo.architecture import ENCODE
-from models.zoo.backbones import backbone as build_backbone
 from models.zoo.pooling import pooled
 
 # Small data sets make few steps: at the default of 0.99 the statistics used in serving would lag behind those of training.
 MOMENTUM = 0.9
 
 
-def encoded(
-    *, backbone: str, height: int, width: int, until: str, weights: str | None, grid: tuple[int, int]
-) -> tuple[Any, Any]:
-    """Clips `[B, T, height, width, 3]` and, of each frame, the features `[B, T, rows·columns·D]`, averaged over `grid`."""
-    clips = keras.Input((None, height, width, 3), name="clips")
-    network = build_backbone(backbone, height=height, width=width, until=until, weights=weights)
+def encoded(network: keras.Model, *, grid: tuple[int, int]) -> tuple[Any, Any]:
+    """Clips `[B, T, H, W, C]` and, of each frame, the features `[B, T, rows·columns·D]`: the maps of `network`, averaged over `grid`."""
+    clips = keras.Input((None, *network.input.shape[1:]), name="clips")
     return clips, layers.TimeDistributed(pooled(network, grid=grid), name=ENCODE)(clips)
 
 

@@ -11,18 +11,20 @@ import pytest
 
 from models.errors import RecipeError, WeightsError
 from models.recipe import Recipe
-from models.zoo.cnn_lstm import Change, cnn_lstm
+from models.zoo.cnn_lstm import CnnLstm
 from models.zoo.efficientnet_lite import efficientnet_lite0
-from models.zoo.image_classifier import imagenet_classifier
+from models.zoo.image_classifier import ImageNetClassifier
 from models.zoo.layers import CellMotion, TemporalDifference
 from models.zoo.pooling import pooled
-from models.zoo.recurrent import Readout
 from models.zoo.torch_weights import read_torch_weights
+from service.bundle.manifest import Input
+
+IMAGENET = ImageNetClassifier(name="imagenet_classifier")
 
 
 @pytest.fixture(scope="module")
 def classifier() -> keras.Model:
-    return imagenet_classifier()
+    return IMAGENET.build(classes=1000, input=Input(height=224, width=224), frames=1, seed=0)
 
 
 @pytest.mark.data
@@ -64,7 +66,7 @@ def test_what_the_backbone_does_not_have_is_named() -> None:
     with pytest.raises(RecipeError, match="no weights 'noisy'"):
         efficientnet_lite0(weights="noisy")
     with pytest.raises(RecipeError, match="1000 classes, not 10"):
-        imagenet_classifier(classes=10)
+        IMAGENET.build(classes=10, input=Input(height=224, width=224), frames=1, seed=0)
 
 
 def test_cells_are_averages_of_their_part_of_the_frame() -> None:
@@ -99,21 +101,22 @@ def test_the_motion_of_cells_is_the_logarithm_of_mean_and_largest_change() -> No
 @pytest.mark.parametrize("change", ["none", "differences", "motion"])
 @pytest.mark.parametrize("readout", ["last", "mean", "max", "mean_max", "attention"])
 def test_a_cnn_lstm_takes_clips_of_any_length_and_comes_back_from_its_file(
-    tmp_path: Path, change: Change, readout: Readout
+    tmp_path: Path, change: str, readout: str
 ) -> None:
-    model = cnn_lstm(
-        classes=3,
-        height=32,
-        width=48,
-        until="block2",
-        weights=None,
-        grid=(2, 3),
-        change=change,
-        projection=5,
-        units=4,
-        readout=readout,
-        weight_decay=1e-3,
+    parameters = CnnLstm.model_validate(
+        {
+            "name": "cnn_lstm",
+            "until": "block2",
+            "weights": "none",
+            "grid": (2, 3),
+            "change": change,
+            "projection": 5,
+            "units": 4,
+            "readout": readout,
+            "weight_decay": 1e-3,
+        }
     )
+    model = parameters.build(classes=3, input=Input(height=32, width=48), frames=1, seed=0)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     for frames in (1, 4):
@@ -140,8 +143,10 @@ def test_the_fight_recipe_builds_the_network_that_ships() -> None:
 
 
 def test_the_seed_fixes_the_heads_first_weights() -> None:
+    parameters = CnnLstm(name="cnn_lstm", until="block0", weights=None, units=4)
+
     def kernel(seed: int) -> np.ndarray:
-        model = cnn_lstm(classes=2, height=32, width=32, until="block0", weights=None, units=4, seed=seed)
+        model = parameters.build(classes=2, input=Input(height=32, width=32), frames=1, seed=seed)
         return np.asarray(model.get_layer("bilstm").trainable_variables[0])
 
     assert np.array_equal(kernel(1), kernel(1))

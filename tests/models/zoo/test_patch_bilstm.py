@@ -8,15 +8,21 @@ import pytest
 
 from models.errors import RecipeError
 from models.recipe import Recipe
-from models.zoo.patch_bilstm import Embedding, patch_bilstm
+from models.zoo.patch_bilstm import Embedding, PatchBiLstm
+from service.bundle.manifest import Input
 
+SIZE = Input(height=48, width=40)
 PICTURE = np.random.default_rng(0).integers(0, 256, (1, 48, 40, 3)).astype(np.float32)  # 5 × 4 patches
 
 
 @pytest.fixture(scope="module", params=["linear", "conv"])
 def network(request: pytest.FixtureRequest) -> keras.Model:
-    embedding: Embedding = request.param
-    return patch_bilstm(classes=3, shape=(48, 40, 3), embedding=embedding, width=6, units=4, seed=1)
+    return of_patches(request.param)
+
+
+def of_patches(embedding: Embedding) -> keras.Model:
+    parameters = PatchBiLstm(name="patch_bilstm", embedding=embedding, width=6, units=4)
+    return parameters.build(classes=3, input=SIZE, frames=1, seed=1)
 
 
 def inside(network: keras.Model, layer: str, given: np.ndarray) -> np.ndarray:
@@ -24,7 +30,8 @@ def inside(network: keras.Model, layer: str, given: np.ndarray) -> np.ndarray:
 
 
 def test_a_picture_of_128_pixels_is_225_steps() -> None:
-    whole = patch_bilstm(classes=4, embedding="conv", width=6, units=4)
+    parameters = PatchBiLstm(name="patch_bilstm", embedding="conv", width=6, units=4)
+    whole = parameters.build(classes=4, input=Input(height=128, width=128), frames=1, seed=0)
     assert whole.get_layer("sequence").output.shape == (None, 225, 6)
     assert whole.output.shape == (None, 4)
 
@@ -51,7 +58,7 @@ def test_8_pixels_a_side_are_seen_by_the_patches_that_hold_them_and_by_no_other(
 
 
 def test_a_linear_embedding_is_a_dense_over_the_pixels_of_each_patch() -> None:
-    network = patch_bilstm(classes=3, shape=(48, 40, 3), embedding="linear", width=6, units=4, seed=1)
+    network = of_patches("linear")
     kernel = np.asarray(network.get_layer("embed0").kernel).reshape(-1, 6)
     scaled = PICTURE[0] / 127.5 - 1
     patches = [scaled[8 * top : 8 * top + 16, 8 * left : 8 * left + 16] for top in range(5) for left in range(4)]
@@ -72,20 +79,23 @@ def test_attention_weighs_averages_of_so_many_states_and_its_weights_sum_to_one(
 
 
 def test_the_same_seed_gives_the_same_network_and_another_one_another() -> None:
+    parameters, small = PatchBiLstm(name="patch_bilstm", width=4, units=2), Input(height=32, width=32, color="gray")
     one, same, other = (
-        patch_bilstm(classes=3, shape=(32, 32, 1), width=4, units=2, seed=seed).get_weights() for seed in (1, 1, 2)
+        parameters.build(classes=3, input=small, frames=1, seed=seed).get_weights() for seed in (1, 1, 2)
     )
     assert all(np.array_equal(first, second) for first, second in zip(one, same, strict=True))
     assert any(not np.array_equal(first, second) for first, second in zip(one, other, strict=True))
 
 
 def test_patches_that_do_not_fit_are_refused_with_the_remedy() -> None:
+    usual = PatchBiLstm(name="patch_bilstm")
     with pytest.raises(RecipeError, match="patches of 16 pixels do not fit a picture of 12×40; make them smaller"):
-        patch_bilstm(classes=3, shape=(12, 40, 3))
+        usual.build(classes=3, input=Input(height=12, width=40), frames=1, seed=0)
     with pytest.raises(RecipeError, match="gives 2 patches of 16 every 8 pixels, at least 4 are needed"):
-        patch_bilstm(classes=3, shape=(16, 24, 3))
+        usual.build(classes=3, input=Input(height=16, width=24), frames=1, seed=0)
+    other = PatchBiLstm(name="patch_bilstm", patch=8, stride=4, embedding="conv")
     with pytest.raises(RecipeError, match="made for patches of 16 every 8 pixels, not of 8 every 4; give these, or"):
-        patch_bilstm(classes=3, shape=(48, 40, 3), patch=8, stride=4, embedding="conv")
+        other.build(classes=3, input=SIZE, frames=1, seed=0)
 
 
 def test_the_recipe_of_the_fundus_names_its_steps_and_builds() -> None:
