@@ -13,13 +13,21 @@ PIP = $(BIN)/pip install --quiet --constraint constraints.txt
 export MAREY_DATA ?= $(abspath ../shared/data)
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test check gpu gpu-test clean
+# Tests that train and export: many small networks, most of a network's time on one core. The rest serves, and measures time: one by one.
+OFFLINE = tests/models tests/users
+
+.PHONY: demo test test-offline test-service check gpu gpu-test clean
 
 demo: $(VENV)/.service
 	$(BIN)/marey serve
 
-test: check
-	$(BIN)/pytest
+test: test-offline test-service
+
+test-offline: check
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(OFFLINE)
+
+test-service: check
+	$(BIN)/pytest $(addprefix --ignore ,$(OFFLINE))
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

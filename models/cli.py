@@ -1,4 +1,4 @@
-"""`marey-build`: train, export, quantize, engine, assess, crossval, run, tune, results."""
+"""`marey-build`: train, export, quantize, engine, assess, crossval, floor, run, tune, results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from models.console import (
     tell,
 )
 from models.export_command import export
-from models.recipe_commands import clips, crossval, run, train, tune
+from models.recipe_commands import clips, crossval, floor, run, train, tune
 from service import __version__
 from service.bundle.manifest import Precision
 from service.bundle.store import open_bundle
@@ -214,5 +214,5 @@ def results(folder: Path, out: Path | None, bundles: tuple[Path, ...], timed: tu
     click.echo(f"wrote {write_page(folder, out or folder.parent / 'RESULTS.md')}")
 
 
-for command in (train, run, crossval, tune, clips, export):
+for command in (train, run, crossval, floor, tune, clips, export):
     main.add_command(command)

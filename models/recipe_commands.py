@@ -1,4 +1,4 @@
-"""`marey-build train | crossval | run | tune | clips`: what begins with a recipe."""
+"""`marey-build train | crossval | floor | run | tune | clips`: what begins with a recipe."""
 
 from __future__ import annotations
 
@@ -87,6 +87,26 @@ def crossval(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result | {"command": command_line()}, indent=2) + "\n", encoding="utf-8")
     click.echo(f"wrote {out}")
+
+
+@click.command()
+@click.argument("recipe")
+@data_option
+@click.option("--results", type=FOLDER, required=True, help="Write RESULTS/NAME/floor.json, as in models/results.")
+@click.option("--cache", type=FOLDER, help="Where frozen features are kept (default: runs/cache).")
+@set_option
+@one_sentence
+def floor(recipe: str, data: Path, results: Path, cache: Path | None, overrides: tuple[str, ...]) -> None:
+    """Judge a logistic regression on frozen features on RECIPE's own split: what a trained network should be above."""
+    from models.judging.floor import floor as judged_floor
+    from models.provenance import run_again
+    from models.recipe import Recipe
+    from models.table.entry import Floor, write_floor
+
+    read = Recipe.read(recipe, overrides=overrides)
+    found = judged_floor(read, data=data, cache=cache or Path("runs/cache"))
+    told = Floor.model_validate(found | {"command": run_again(command_line())})
+    click.echo(f"{told.accuracy:.1%} of {told.n} on {told.split}; wrote {write_floor(results, read.name, told)}")
 
 
 @click.command()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.dataset import Dataset
+from models.data.dataset import Dataset, Sample
 from models.data.motion import Motion
 from models.errors import DataError
 from models.judging import latency
@@ -58,7 +59,8 @@ def assess(
     report |= _titled(bundle) | {"latency": _latency(bundle, runners, report)}
     if score is not None:
         report["score"] = score
-    said = answers(judged.part(split), root=dataset.root)
+    part = judged.part(split)
+    said = answers(part.samples, part.truth, part.probabilities, root=dataset.root)
     before = report.setdefault("answers", {}).get(split)
     if before is not None and before["order"] == said["order"]:  # of other engines and precisions
         said["wrong"] = before["wrong"] | said["wrong"]
@@ -70,16 +72,18 @@ def assess(
     return _write(bundle, judged, report, split=split, verdict=verdict, command=command)
 
 
-def answers(part: Judged, *, root: Path) -> Report:
-    """What each runner said wrong: pairs of a sample's place in the split and the class said there. `order` tells one split from another."""
+def answers(
+    samples: Sequence[Sample], truth: NDArray[np.int64], probabilities: Mapping[Any, NDArray[np.float32]], *, root: Path
+) -> Report:
+    """What each of `probabilities`, `[n, K]` by who gave them, said wrong: pairs of a sample's place in the split and the class said there. `order` tells one split from another."""
     order = hashlib.sha256()
-    for sample, truth in zip(part.samples, part.truth, strict=True):
-        order.update(f"{sample.path.relative_to(root).as_posix()}\0{sample.key or ''}\0{truth}\0".encode())
+    for sample, label in zip(samples, truth, strict=True):
+        order.update(f"{sample.path.relative_to(root).as_posix()}\0{sample.key or ''}\0{label}\0".encode())
     wrong = {}
-    for runner, rows in part.probabilities.items():
+    for who, rows in probabilities.items():
         said = rows.argmax(axis=1)
-        wrong[str(runner)] = [[int(place), int(said[place])] for place in np.flatnonzero(said != part.truth)]
-    return {"n": len(part.truth), "order": order.hexdigest(), "wrong": wrong}
+        wrong[str(who)] = [[int(place), int(said[place])] for place in np.flatnonzero(said != truth)]
+    return {"n": len(truth), "order": order.hexdigest(), "wrong": wrong}
 
 
 def dataset_of(bundle: Bundle, data: Path) -> Dataset:

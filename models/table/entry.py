@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -13,6 +12,8 @@ from models.errors import DataError
 from service.bundle.manifest import Frozen, Precision
 
 REPORT = "report.json"
+FLOOR = "floor.json"
+Read = TypeVar("Read", bound=Frozen)
 
 
 class Source(Frozen):
@@ -87,6 +88,18 @@ class Answers(Frozen):
     wrong: dict[str, tuple[tuple[int, int], ...]]
 
 
+class Floor(Frozen):
+    """What `marey-build floor` wrote: the plain floor on one split, as its `answers`."""
+
+    data: str
+    split: str
+    n: int
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    answers: Answers
+    command: str
+
+
 class Entry(Frozen):
     """A row. `base` and `overrides`: the recipe that ships, and what was set otherwise; `not_trained`: why nothing was trained here."""
 
@@ -130,10 +143,18 @@ class Entry(Frozen):
 
 def write_entry(folder: Path, entry: Entry) -> Path:
     """Write `folder`/ID/report.json, one field a line, so that a change can be read; returns its path."""
-    file = folder / entry.id / REPORT
+    return _write(folder / entry.id / REPORT, entry)
+
+
+def write_floor(folder: Path, name: str, floor: Floor) -> Path:
+    """Write `folder`/`name`/floor.json in the same way."""
+    return _write(folder / name / FLOOR, floor)
+
+
+def _write(file: Path, value: Frozen) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    content = entry.model_dump(mode="json", exclude_none=True)
-    lines = [f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in content.items()]
+    content = value.model_dump(mode="json", exclude_none=True)
+    lines = [f" {json.dumps(name)}: {json.dumps(each, ensure_ascii=False)}" for name, each in content.items()]
     part = file.with_suffix(".part")
     part.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     part.replace(file)
@@ -142,24 +163,27 @@ def write_entry(folder: Path, entry: Entry) -> Path:
 
 def read_entries(folder: Path) -> tuple[Entry, ...]:
     """Those below `folder`, by id; raises DataError for a file that is none."""
-    return tuple(_read(file) for file in sorted(folder.glob(f"*/{REPORT}")))
+    entries = []
+    for file in sorted(folder.glob(f"*/{REPORT}")):
+        entry = _read(file, Entry, by="marey-build results --from")
+        if entry.id != file.parent.name:
+            raise DataError(f"{file} is of {entry.id}; a report lies in the folder of its id")
+        entries.append(entry)
+    return tuple(entries)
 
 
-def _read(file: Path) -> Entry:
+def read_floors(folder: Path) -> tuple[Floor, ...]:
+    """Those below `folder`, in the order of their names; raises DataError for a file that is none."""
+    return tuple(_read(file, Floor, by="marey-build floor") for file in sorted(folder.glob(f"*/{FLOOR}")))
+
+
+def _read(file: Path, kind: type[Read], *, by: str) -> Read:
+    """`by`: the command that writes such files."""
     try:
-        entry = Entry.model_validate(_json(file))
+        return kind.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{file}: {where}: {first['msg']}; write it again with marey-build results --from") from None
-    if entry.id != file.parent.name:
-        raise DataError(f"{file} is of {entry.id}; a report lies in the folder of its id")
-    return entry
-
-
-def _json(file: Path) -> Mapping[str, Any]:
-    try:
-        found: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        raise DataError(f"{file}: {where}: {first['msg']}; write it again with {by}") from None
     except ValueError as error:
-        raise DataError(f"{file} is no JSON ({error}); write it again with marey-build results --from") from None
-    return found
+        raise DataError(f"{file} is no JSON ({error}); write it again with {by}") from None

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.table.cells import paragraphs
-from models.table.entry import Entry, read_entries
+from models.table.entry import Entry, Floor, read_entries, read_floors
 from models.table.folds import CrossValidated, fold_tables, read_crossvals
 from models.table.models import model_table, targets, without_weights
-from models.table.pairs import pair_table
+from models.table.pairs import floor_table, pair_table
 from models.table.studies import place_table, study_table
 
 _HEAD = """\
 # What the models reach
 
-Written by `marey-build results` from `models/results/*/report.json` and `crossval*.json`: change those, not this page. A report is made by
+Written by `marey-build results` from `report.json`, `crossval*.json` and `floor.json` below `models/results`: change those, not this page. A report is made by
 `marey-build run ID --data DATA --out BUNDLE --results models/results`.
 
 Accuracy stands with Wilson's 95 % interval, AUC (the area under the ROC curve; with several classes the mean of each against the rest)
@@ -30,6 +30,9 @@ the difference to it is that of the folds, ± its standard error."""
 _PAIRS = """\
 Both were asked about the very same samples, in float. The interval of the difference is Bonett and Price's (2012)."""
 
+_FLOORS = """\
+The floor is a logistic regression on frozen EfficientNet-Lite0 features, fitted on train: what is had without training a network. In float."""
+
 _PLACES = """\
 The heat map of a network against masks or boxes, pixel by pixel. IoU: of all pixels above the threshold that is best on val, all pictures together.
 Intervals by resampling whole pictures."""
@@ -42,11 +45,11 @@ _NOT_BUILT = """\
 
 def write_page(folder: Path, out: Path) -> Path:
     """Write the page of the reports below `folder` to `out`; raises DataError."""
-    out.write_text(page(read_entries(folder), read_crossvals(folder)), encoding="utf-8")
+    out.write_text(page(read_entries(folder), read_crossvals(folder), read_floors(folder)), encoding="utf-8")
     return out
 
 
-def page(entries: Sequence[Entry], crossvals: Sequence[CrossValidated]) -> str:
+def page(entries: Sequence[Entry], crossvals: Sequence[CrossValidated], floors: Sequence[Floor] = ()) -> str:
     """The whole page; a section without content is left out."""
     learned = [entry for entry in entries if not entry.without_weights]
     shipped = [entry for entry in learned if not entry.overrides]
@@ -55,6 +58,7 @@ def page(entries: Sequence[Entry], crossvals: Sequence[CrossValidated]) -> str:
         ("Models", "", model_table(shipped)),
         ("What was wanted", "", targets(shipped)),
         ("Side by side on the same samples", _PAIRS, pair_table(shipped)),
+        ("Above the floor", _FLOORS, floor_table(floors, shipped)),
         ("Grouped cross-validation", _FOLDS, fold_tables(crossvals, entries)),
         ("Where, not only what", _PLACES, place_table(shipped)),
         ("Other settings, less data, changed images", "", study_table(learned)),

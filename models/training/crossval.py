@@ -18,10 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from models.data.dataset import Dataset, Sample
@@ -29,19 +26,15 @@ from models.errors import DataError, RecipeError
 from models.provenance import packages
 from models.recipe import Recipe
 from models.schedule import FRAMES, CrossValidation
-from models.training.features import Activations
+from models.training.floor import classifier, statistics
 from models.training.machine import machine
 from models.training.material import Material
-from models.training.part import FEATURES, Part
+from models.training.part import Part
 from models.training.precision import built_for, gpus
 from models.training.train import fit_all
-from models.zoo.efficientnet_lite import efficientnet_lite0
-from models.zoo.pooling import pooled
-from service.bundle.manifest import Input, Sampling
 
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]  # the samples to fit on, and those to judge by
 _TIMED = 10  # runs of one clip
-_FLOOR_INPUT = Input(height=224, width=224)
 
 
 def crossvalidate(
@@ -199,32 +192,13 @@ def _ours(
 
 
 def _floor(dataset: Dataset, folds: Sequence[Fold], *, plan: CrossValidation, cache: Path) -> dict[str, Any]:
-    """Logistic regression on mean, standard deviation and mean |difference| of frozen EfficientNet-Lite0 features."""
-    activations = Activations(
-        pooled(efficientnet_lite0()),
-        dataset=dataset,
-        spec=_FLOOR_INPUT,
-        sampling=Sampling(frames=plan.floor_frames),
-        cache=cache,
-    )
-    activations.prepare(dataset.samples)
-    inputs = np.stack(
-        [_statistics(row[0].astype(np.float32)) for row in activations.read(dataset.samples, cut=FEATURES).views]
-    )
+    inputs = statistics(dataset, dataset.samples, frames=plan.floor_frames, cache=cache)
     classes = np.array(dataset.class_ids(dataset.samples))
     right = np.zeros((1, len(classes)), bool)
     for fitted, judged in folds:
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(
-            inputs[fitted], classes[fitted]
-        )
-        right[0, judged] = classifier.predict(inputs[judged]) == classes[judged]
+        found = classifier().fit(inputs[fitted], classes[fitted])
+        right[0, judged] = found.predict(inputs[judged]) == classes[judged]
     return _summary(right, folds)
-
-
-def _statistics(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`[T, D]` → `[3·D]`; a clip of one frame has neither deviation nor difference."""
-    change = np.abs(np.diff(features, axis=0)).mean(0) if len(features) > 1 else np.zeros_like(features[0])
-    return np.concatenate([features.mean(0), features.std(0), change])
 
 
 def _summary(right: NDArray[np.bool_], folds: Sequence[Fold]) -> dict[str, Any]:

@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 
 from models.errors import DataError
-from models.table.entry import Answers, Entry, Figures, Localisation, Robustness, Source, Timing, read_entries
+from models.table.entry import (
+    Answers,
+    Entry,
+    Figures,
+    Floor,
+    Localisation,
+    Robustness,
+    Source,
+    Timing,
+    read_entries,
+    read_floors,
+    write_floor,
+)
 from models.table.folds import read_crossvals
 from models.table.page import page, write_page
 
@@ -17,7 +29,8 @@ MODELS = Path(__file__).parents[3] / "models"
 
 
 def test_the_committed_page_is_what_the_committed_reports_give() -> None:
-    expected = page(read_entries(MODELS / "results"), read_crossvals(MODELS / "results"))
+    folder = MODELS / "results"
+    expected = page(read_entries(folder), read_crossvals(folder), read_floors(folder))
     assert (MODELS / "RESULTS.md").read_text(encoding="utf-8") == expected, (
         "run marey-build results, and commit the page"
     )
@@ -220,3 +233,29 @@ def test_a_cross_validation_that_lacks_something_is_named(tmp_path: Path) -> Non
         DataError, match=r"crossval.json lacks data, .*; write it again with marey-build crossval --out"
     ):
         read_crossvals(tmp_path)
+
+
+def test_a_network_stands_beside_the_floor_of_its_own_samples_and_of_no_others(tmp_path: Path) -> None:
+    said = Answers(n=10, order="x", wrong={"floor": ((0, 1), (1, 1), (2, 0), (3, 0))})
+    command = "marey-build floor a --data DATA"
+    floor = Floor(
+        data="tiles", split="test", n=10, accuracy=0.6, accuracy_interval=(0.3, 0.8), answers=said, command=command
+    )
+    assert read_floors(write_floor(tmp_path, "a", floor).parents[1]) == (floor,)
+    above = entry("a", answers=Answers(n=10, order="x", wrong={"fp32": ((3, 1),)}))
+    other = entry("b", answers=Answers(n=10, order="y", wrong={"fp32": ()}))
+    section = page([above, other], [], [floor]).split("## Above the floor")[1].split("## ")[0]
+    cells = row(section, "`a`")
+    assert cells[1:4] == ["tiles", "60.0% [30.0%, 80.0%]", "10"]
+    assert cells[4].startswith("+30.0 [")
+    assert cells[5:] == ["3, 0", "0.25"]
+    assert "`b`" not in section
+    assert "    marey-build floor a --data DATA\n" in section
+
+
+def test_a_floor_that_is_none_is_named_with_the_command_that_writes_one(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for content, message in (("{", "is no JSON"), ('{"n": 3}', "data: Field required")):
+        (tmp_path / "a" / "floor.json").write_text(content, encoding="utf-8")
+        with pytest.raises(DataError, match=rf"floor\.json.*{message}.*write it again with marey-build floor"):
+            read_floors(tmp_path)
