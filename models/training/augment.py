@@ -1,4 +1,8 @@
-"""Views of a training clip: another window in time, another crop, flip and colour, the same for all its frames."""
+"""One view of a training clip: another window in time, another crop, flip and colour, the same for all its frames.
+
+For activations that are cached: a view is what its seed draws, one clip at a time, rounded to bytes as frames are. Its draws may not
+change, or the recipes that were trained on them give other weights; `views` draws whole batches anew in every epoch.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.schedule import Augmentation
+from models.training.color import saturated
 from service.media.preprocess import scale
-
-# Grey of an RGB picture, as ITU-R BT.601 and OpenCV weigh it.
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,7 @@ class View:
             return np.ascontiguousarray(resized)
         colors: NDArray[np.floating] = resized.astype(np.float32)
         if channels == 3:
-            grey = (colors @ _LUMA)[..., None]
-            colors = grey + (colors - grey) * self.saturation
+            colors = saturated(colors, self.saturation)
         colors = mean + (colors - mean) * self.contrast + self.brightness * 255.0
         rounded: NDArray[np.uint8] = np.clip(np.rint(colors), 0, 255).astype(np.uint8)
         return rounded

@@ -1,4 +1,4 @@
-"""Views of many training clips at once, each by numbers of its own: for stages that draw new ones every epoch."""
+"""Views of many training clips at once, each by numbers of its own: for stages that draw new ones every epoch (`augment` is for those that are cached)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.schedule import Augmentation
+from models.training.color import saturated
 
-# Grey of an RGB picture, as ITU-R BT.601 and OpenCV weigh it.
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _DRAWS = 18
 _FLAGS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
@@ -105,8 +104,7 @@ class Views:
             return colors
         mean = colors.mean((1, 2, 3, 4), keepdims=True)
         if plan.saturation and clips.shape[-1] == 3:
-            grey = (colors @ _LUMA)[..., None]
-            colors = grey + (colors - grey) * self._factor(plan.saturation, 12)
+            colors = saturated(colors, self._factor(plan.saturation, 12))
         colors -= mean
         colors *= self._factor(plan.contrast, 13)
         colors += mean + (255.0 * plan.brightness * self._signed(14)).astype(np.float32).reshape(-1, 1, 1, 1, 1)
