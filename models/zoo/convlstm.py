@@ -11,17 +11,19 @@ from typing_extensions import override
 
 from models.errors import RecipeError
 from models.zoo.architecture import Architecture
+from models.zoo.layers import TemporalDifference
 from models.zoo.seeds import Seeds
 from models.zoo.stem import MOMENTUM
 from service.bundle.manifest import Input
 
 
 class ConvLstm(Architecture):
-    """The parameters of `convlstm`: the channels of the convolution of each frame and of each recurrent layer."""
+    """The parameters of `convlstm`: the channels of the convolution of each frame and of each recurrent layer, and what is read."""
 
     name: Literal["convlstm"]
     stem: PositiveInt = 12
     filters: tuple[PositiveInt, ...] = Field(default=(16, 24), min_length=1)
+    change: Literal["none", "differences"] = "none"
     dropout: float = Field(default=0.5, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, lt=1)
 
@@ -31,8 +33,8 @@ class ConvLstm(Architecture):
 
         A convolution of each frame halves it, then for each of `filters` ConvLSTM2D 3×3 (Shi et al. 2015, arXiv 1506.04214)
         and a pooling over space; of the last layer only the last state counts, averaged and largest over space. T is fixed,
-        since engines know no such layer and it is written out step by step. Raises RecipeError where the layers are more than
-        the frame can be halved.
+        since engines know no such layer and it is written out step by step. `differences` puts the change since the frame before
+        beside the colours. Raises RecipeError where the layers are more than the frame can be halved.
         """
         halvings = len(self.filters) + 1
         if min(input.height, input.width) < 2**halvings:
@@ -43,6 +45,8 @@ class ConvLstm(Architecture):
         seeds = Seeds(seed, weight_decay=self.weight_decay)
         clips = keras.Input((frames, input.height, input.width, input.channels), name="clips")
         x: Any = layers.Rescaling(1 / 127.5, offset=-1, name="normalise")(clips)
+        if self.change == "differences":
+            x = TemporalDifference(name="differences")(x)
         stem = layers.Conv2D(
             self.stem, 3, strides=2, padding="same", use_bias=False, name="stem_conv", **seeds.kernel()
         )

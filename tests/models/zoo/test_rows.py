@@ -71,7 +71,7 @@ ROWS = {
     "cnn_lstm of two layers with attention": Row({"name": "cnn_lstm", **BACKBONE, "units": 8, "layers": 2, "readout": "attention"}, int8=6, nodes=("LSTM", "Softmax")),
     "cnn_seq_image": Row({"name": "cnn_seq_image", **BACKBONE, "units": 8}, frames=1, int8=6, nodes=("LSTM",)),
     "cnn_transformer_lstm": Row({"name": "cnn_transformer_lstm", **BACKBONE, "width": 8, "heads": 2, "units": 8}, int8=6, nodes=("LSTM", "Softmax")),
-    "convlstm": Row({"name": "convlstm", "stem": 4, "filters": [4, 4]}, kind="clip", int8=9),
+    "convlstm": Row({"name": "convlstm", "stem": 4, "filters": [4, 4], "change": "differences"}, kind="clip", int8=9),
     "defect_bilstm": Row({"name": "defect_bilstm", **BACKBONE, "projection": 8, "units": 4}, kind="clip", frames=1, int8=6, nodes=("LSTM",)),
     "lite_lstm": Row({"name": "lite_lstm", "stem": 8, "filters": [8, 16], "grid": [2, 2], "scale": "frame", "units": 8}, int8=5, nodes=("LSTM",)),
     "patch_bilstm": Row({"name": "patch_bilstm", "width": 8, "units": 4}, frames=1, int8=1, nodes=("LSTM",)),
