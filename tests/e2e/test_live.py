@@ -17,7 +17,8 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.api.test_stream import count, heard, same_as_windows, send, streaming
+from tests.api.stream.client import count, heard, send, streaming
+from tests.api.stream.windows import same_as_windows
 from tests.e2e.cameras import mjpeg, rtsp
 
 BUNDLES = Path(__file__).parents[2] / "models" / "bundles"
