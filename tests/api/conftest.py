@@ -1,13 +1,19 @@
-"""Small media made on the spot: their content is known, so the right answer is known."""
+"""Small media made on the spot: their content is known, so the right answer is known; and a service to ask."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+from service.api.app import create_app
+from service.bundle.store import Bundle
+from service.settings import Settings
+from tests.api.house import House
 
 # In RGB; a mix-up with BGR turns red into blue.
 COLORS = {"red": (230, 20, 20), "green": (20, 230, 20), "blue": (20, 20, 230)}
@@ -39,3 +45,11 @@ def make_video(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]
 @pytest.fixture(scope="session")
 def make_picture() -> Callable[..., bytes]:
     return picture
+
+
+@pytest.fixture
+async def house(color_bundle: Bundle) -> AsyncIterator[House]:
+    app = create_app(Settings(bundles=(color_bundle.path,), decode_workers=1, jobs=None))
+    async with app.router.lifespan_context(app), asyncio.timeout(60):
+        await app.state.marey.loaded.wait()
+        yield House(app)

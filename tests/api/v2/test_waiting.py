@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.api.test_flow import Call, House, house  # noqa: F401  # a fixture is asked for by its name
+from tests.api.house import Call, House
 
 
 def infer(at: House, **parameters: Any) -> Call:
@@ -19,7 +19,7 @@ def infer(at: House, **parameters: Any) -> Call:
     return Call(at.app, "/v2/models/color.encoder/infer", body)
 
 
-async def test_a_deadline_in_the_body_ends_the_wait_and_costs_no_engine_time(house: House) -> None:  # noqa: F811
+async def test_a_deadline_in_the_body_ends_the_wait_and_costs_no_engine_time(house: House) -> None:
     async with house.busy():
         call, began = infer(house, timeout=300_000), time.monotonic()
         await call.start()
@@ -32,7 +32,7 @@ async def test_a_deadline_in_the_body_ends_the_wait_and_costs_no_engine_time(hou
     assert (stats["inference_stats"]["fail"]["count"], stats["inference_count"]) == (1, 0)
 
 
-async def test_a_client_that_hangs_up_gives_its_place_back_and_costs_no_engine_time(house: House) -> None:  # noqa: F811
+async def test_a_client_that_hangs_up_gives_its_place_back_and_costs_no_engine_time(house: House) -> None:
     async with house.busy():
         call = infer(house)
         task = call.start()
@@ -45,7 +45,7 @@ async def test_a_client_that_hangs_up_gives_its_place_back_and_costs_no_engine_t
     assert house.counted('marey_batch_rows_count{stage="encoder"}') == 0
 
 
-async def test_what_is_below_the_first_priority_waits_as_bulk(house: House) -> None:  # noqa: F811
+async def test_what_is_below_the_first_priority_waits_as_bulk(house: House) -> None:
     async with house.busy():
         waiting = [infer(house, priority=priority).start() for priority in (0, 1, 2, 7)]
         await house.until(lambda: house.state.registry.queued_rows == 8)
