@@ -18,7 +18,7 @@ def test_a_foreign_model_in_half_keeps_to_the_tolerances_of_its_manifest(
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = (
         onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    )  # see tests/engine/test_fp16.py
+    )  # see tests/engine/fp16/graphs.py
     encoder, head = (
         onnxruntime.InferenceSession(
             to_fp16(foreign_int8.file(each).read_bytes()), options, providers=["CPUExecutionProvider"]
