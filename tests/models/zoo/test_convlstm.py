@@ -26,6 +26,13 @@ def test_it_takes_as_many_frames_as_it_was_built_for_and_reads_them_in_their_ord
     assert np.abs(np.asarray(model(clips[:, ::-1])) - answers).max() > 1e-4
 
 
+def test_the_change_between_frames_is_read_beside_them_where_it_is_asked_for() -> None:
+    parameters = ConvLstm(name="convlstm", stem=3, filters=(3,), change="differences")
+    reading = parameters.build(classes=3, input=SIZE, frames=4, seed=0)
+    assert reading.get_layer("differences").output.shape == (None, 4, 16, 24, 2)
+    assert reading.get_layer("stem").layer.kernel.shape == (3, 3, 2, 3)
+
+
 def test_layers_that_would_leave_nothing_of_the_frame_are_refused() -> None:
     with pytest.raises(
         RecipeError, match=r"4 layers of convlstm halve the frame 5 times, and 16×24 pixels do not last"
