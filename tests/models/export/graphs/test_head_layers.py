@@ -16,7 +16,7 @@ from models.errors import ExportRefused
 from models.export.gate import build_gate
 from models.export.graphs.head import head_onnx
 from models.export.split.reference import Reference
-from tests.models.export.graphs.test_head import DIM, Build, agree, classify, head_of, last
+from tests.models.export.graphs.head.heads import DIM, Build, agree, classify, head_of, last
 
 FRAMES = 4
 CONVOLUTIONS: dict[str, Build] = {
