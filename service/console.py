@@ -1,0 +1,61 @@
+"""What the commands of `marey` share: errors as one sentence, settings, options, a line that tells how far it is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
+
+import click
+from pydantic import ValidationError
+
+from service import logs
+from service.errors import MareyError
+from service.settings import Settings
+
+P = ParamSpec("P")
+
+
+def one_sentence(command: Callable[P, int | None]) -> Callable[P, None]:
+    """End with the command's exit code; what Marey raises on purpose is one line on stderr and exit code 1."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = command(*args, **kwargs)
+        except MareyError as error:
+            click.echo(f"error: {error}", err=True)
+            code = 1
+        sys.exit(code or 0)
+
+    return run
+
+
+def settings_of(**flags: Any) -> Settings:
+    """The environment with the flags that were given laid over it; a bad value ends the command with exit code 2."""
+    try:
+        settings = Settings(**{name: value for name, value in flags.items() if value not in (None, ())})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = str(fault["loc"][0])
+        where = f"--{name}" if name in flags else f"MAREY_{name.upper()}"
+        raise click.UsageError(f"{where} = {fault.get('input')!r}: {fault['msg']}") from None
+    logs.configure(level=settings.log_level, form=settings.log_format)
+    return settings
+
+
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["auto", "tensorrt", "openvino", "onnxruntime"]),
+    help="What runs the networks; a named one runs or fails.",
+)
+precision_option = click.option(
+    "--precision", type=click.Choice(["auto", "int8", "fp16", "fp32"]), help="Of the encoder."
+)
+
+
+def status(text: str) -> None:
+    """One line that overwrites itself, for who watches; a file gets none of it."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
