@@ -85,16 +85,16 @@ def test_segments_are_read_a_page_at_a_time(running: Served, make_video: Make) -
 
 
 def test_jobs_are_listed_a_page_at_a_time_the_newest_first(running: Served, make_video: Make) -> None:
-    made = [post(running, make_video("red"), window_s=1) for _ in range(5)]
+    made = [post(running, make_video("red"), window_s=1) for _ in range(6)]
     for job in made:
         ended(running, job)
     found, path = [], "/jobs?limit=2&state=done"
-    while path and len(found) < 5:
+    while path and len(found) < 6:
         page = running.client.get(path).json()
         assert len(page["jobs"]) == 2
         found += [job["links"]["self"] for job in page["jobs"]]
         path = page["next"]
-    assert found[:5] == made[::-1]
+    assert found[:6] == made[::-1]
     assert running.client.get("/jobs?state=failed&limit=1").json()["jobs"] == []
     assert 'marey_jobs{state="done"}' in running.client.get("/metrics").text
 
