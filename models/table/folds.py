@@ -84,7 +84,8 @@ def fold_tables(found: Sequence[CrossValidated], entries: Sequence[Entry]) -> li
 
 def _row(told: Mapping[str, Any], entry: Entry | None, floor: Mapping[str, Any] | None) -> list[str]:
     ours = told["ours"]
-    frames = told.get("frames") or (entry.timing.frames if entry and entry.timing else None)
+    timing = entry.timing if entry else None
+    frames = told.get("frames") or (timing.frames if timing else None)
     parameters = told.get("parameters") or (entry.parameters if entry else None)
     return [
         f"`{told['recipe']}`",
@@ -95,7 +96,7 @@ def _row(told: Mapping[str, Any], entry: Entry | None, floor: Mapping[str, Any] 
         f"{100 * stdev(ours['by_fold']):.1f}",
         _each(ours["by_fold"]),
         _against(ours, floor) if floor else NONE,
-        milliseconds(entry.timing if entry else None),
+        milliseconds(timing if timing and timing.frames == frames else None),  # of that many frames, or of none
     ]
 
 

@@ -20,6 +20,7 @@ from models.table.entry import (
     Timing,
     read_entries,
     read_floors,
+    write_entry,
     write_floor,
 )
 from models.table.folds import read_crossvals
@@ -224,6 +225,17 @@ def test_cross_validations_of_the_same_folds_share_a_table_and_others_do_not(tmp
     assert text.count("| the floor |") == 1, "where one was judged"
     assert row(text, "`c`")[7] == "–"
     assert row(text, "`a`")[1:8] == ["16", "99", "1", "80.0% ± 2.0", "14.1", "70 90", "+10.0 ± 0.0"]
+
+
+def test_a_cross_validation_of_other_frames_shows_no_time_of_the_recipes_own(tmp_path: Path) -> None:
+    timing = Timing(float_ms=9, int8_ms=3, frames=16, runs=15, threads=2, device="cpu", load=0.1)
+    write_entry(tmp_path, entry("a", timing=timing))
+    for name, frames in (("crossval", 16), ("crossval_8", 8)):
+        told = crossval("a", [0.7, 0.9]) | {"frames": frames}
+        (tmp_path / "a" / f"{name}.json").write_text(json.dumps(told), encoding="utf-8")
+    text = write_page(tmp_path, tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.split("## Grouped")[1].splitlines() if line.startswith("| `a`")]
+    assert [(cells[1], cells[-1].strip("| ")) for cells in rows] == [("16", "9 / 3"), ("8", "–")]
 
 
 def test_a_cross_validation_that_lacks_something_is_named(tmp_path: Path) -> None:
