@@ -36,6 +36,11 @@ def one_sentence(command: Callable[P, None]) -> Callable[P, None]:
         except MareyError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(1)
+        except OSError as error:  # a disk that is full, a folder that is a file, or that nobody may write to
+            if error.filename is None:
+                raise  # not of a file: a fault of ours, which its traceback tells best
+            click.echo(f"error: {error.filename}: {error.strerror}; name another place, or mend this one", err=True)
+            sys.exit(1)
 
     return run
 

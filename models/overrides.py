@@ -26,7 +26,9 @@ class Override:
     def parse(cls, text: str) -> Self:
         """VALUE is TOML; a single word that is no TOML is a string, so that `name=row_lstm_14` needs no quotes. Raises RecipeError."""
         key, separator, value = (part.strip() for part in text.partition("="))
-        if not separator or not _KEY.fullmatch(key) or not value:
+        if separator and _KEY.fullmatch(key) and not value:
+            raise RecipeError(f'--set {text} gives no value; an empty text is written as --set {key}=""')
+        if not separator or not _KEY.fullmatch(key):
             raise RecipeError(f"--set {text} is not KEY=VALUE; write it as in --set architecture.units=64")
         try:
             found = tomllib.loads(f"value = {value}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ from models.training.train import RUN, train
 from service.bundle.manifest import Provenance
 from service.bundle.store import MANIFEST, Bundle, open_bundle, rewrite_bundle, write_bundle
 
+_log = logging.getLogger(__name__)
+
 # Of run.json, what a table or a reader asks for.
 _NOTED = ("seconds", "parameters", "trainable", "val", "machine", "stages")
 
@@ -53,6 +56,7 @@ def run(
 ) -> tuple[Bundle, Report]:
     """All of it; `base` and `overrides` say of which recipe that ships `recipe` is, and what was set otherwise. Raises QuantizationRefused where INT8 loses too much; the float bundle is in `work` then, `out` untouched."""
     dataset = recipe.dataset(data)
+    _check_judged(dataset, recipe)
     model = train(recipe, data=data, out=work / "train", cache=cache or work.parent / "cache", tensorboard=tensorboard)
     made_from = [recipe.sha256, json.dumps(packages())]
 
@@ -98,6 +102,15 @@ def run(
         judged, dataset, split=recipe.data.assess, max_drop=max_drop, score=recipe.data.score, command=command
     )
     return copy_bundle(accepted(bundle, report, force=force), out), report
+
+
+def _check_judged(dataset: Dataset, recipe: Recipe) -> None:
+    """Before anything is trained: the split that is judged in the end is there, and what it cannot show is said."""
+    held = {sample.label for sample in dataset.split(recipe.data.assess)}
+    missing = set(dataset.labels) - held - ({recipe.places.background} if recipe.places else set())
+    if missing:
+        names = ", ".join(sorted(missing)[:5])
+        _log.warning("split %s has no samples of %s: its figures say nothing of them", recipe.data.assess, names)
 
 
 def training_of(recipe: Recipe, folder: Path) -> Report:

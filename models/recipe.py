@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 import keras
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from models.data.dataset import Dataset
 from models.data.motion import Motion
@@ -19,6 +20,7 @@ from models.errors import DataError, RecipeError
 from models.overrides import Override, overridden
 from models.schedule import CrossValidation, Training
 from models.space import Tune
+from models.zoo.architecture import Locating
 from models.zoo.architectures import AnyArchitecture
 from service.bundle.manifest import Frozen, Input, Sampling, Task
 from service.bundle.pixel_steps import pixel_steps
@@ -114,6 +116,18 @@ class Recipe(Frozen):
             raise ValueError(f"a {self.architecture.name} is trained: it needs [training] with at least one stage")
         return self
 
+    @model_validator(mode="after")
+    def _parts_suit_each_other(self) -> Self:
+        if self.places is not None and not isinstance(self.architecture, Locating):
+            raise ValueError(
+                f"[places] is for an architecture that says where, which {self.architecture.name} does not; leave it out"
+            )
+        if self.calibration.split == self.data.assess:
+            raise ValueError(
+                f'calibration.split and data.assess are both "{self.data.assess}": INT8 would be judged by what it was fitted to; calibrate on train'
+            )
+        return self
+
     @classmethod
     def read(cls, recipe: str | Path, *, overrides: Sequence[str] = ()) -> Self:
         """Read the TOML file at `recipe`, or the recipe of that name that ships; `overrides` are KEY=VALUE. Raises RecipeError."""
@@ -128,8 +142,7 @@ class Recipe(Frozen):
             place = [str(part) for part in first["loc"]]
             source = next((f"--set {each.text}" for each in said if each.names(place)), None)
             raise RecipeError(
-                f"{source or path}: {'.'.join(place) or 'recipe'}: {first['msg']} ({error.error_count()} in all); "
-                f"mend the {'option' if source else 'recipe'}"
+                f"{source or path}: {'.'.join(place) or 'recipe'}: {_told(first)}; mend the {'option' if source else 'recipe'}"
             ) from None
 
     @property
@@ -184,6 +197,21 @@ class Recipe(Frozen):
         if seed is None:
             seed = self.training.seed if self.training else 0
         return self.architecture.build(classes=classes, input=self.input, frames=self.sampling.frames, seed=seed)
+
+
+def _told(error: ErrorDetails) -> str:
+    """Pydantic's sentence, in the words of TOML."""
+    match error["type"]:
+        case "extra_forbidden":
+            return "there is no such key here; docs/training.md lists those that are"
+        case "tuple_type":
+            return f"a list is wanted, not {error['input']!r}"
+        case "model_type" | "model_attributes_type":
+            return f"a table is wanted, not {error['input']!r}"
+        case "value_error":
+            return error["msg"].removeprefix("Value error, ")
+        case _:
+            return f"{error['msg']}, not {error['input']!r}"
 
 
 def read_toml(recipe: str | Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:

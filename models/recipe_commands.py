@@ -86,13 +86,23 @@ def crossval(
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result | {"command": command_line()}, indent=2) + "\n", encoding="utf-8")
-    click.echo(f"wrote {out}")
+    ours, plain = result["ours"], result["floor"]
+    floor_too = f", the floor {plain['accuracy']:.1%} ± {plain['standard_error']:.1%}" if plain else ""
+    click.echo(
+        f"{ours['accuracy']:.1%} ± {ours['standard_error']:.1%} of {result['n']} over {len(result['fold_sizes'])} folds{floor_too}; wrote {out}"
+    )
 
 
 @click.command()
 @click.argument("recipe")
 @data_option
-@click.option("--results", type=FOLDER, required=True, help="Write RESULTS/NAME/floor.json, as in models/results.")
+@click.option(
+    "--results",
+    type=FOLDER,
+    default=Path("models/results"),
+    show_default=True,
+    help="Write RESULTS/NAME/floor.json.",
+)
 @click.option("--cache", type=FOLDER, help="Where frozen features are kept (default: runs/cache).")
 @set_option
 @one_sentence

@@ -23,6 +23,7 @@ from models.data.sample import Sample
 from models.data.share import share_of
 from models.errors import DataError
 from service.bundle.manifest import Input, Sampling
+from service.errors import RequestError
 from service.media.frames import Clip
 
 __all__ = ["Dataset", "Sample"]
@@ -71,9 +72,13 @@ class Dataset:
         """The samples of one split, all for None; a split without samples is a DataError."""
         found = tuple(sample for sample in self.samples if name is None or sample.split == name)
         if not found:
-            held = ", ".join(sorted({sample.split or "none" for sample in self.samples}))
-            remedy = "choose one of these" if held != "none" else "sort it into folders train, val and test"
-            raise DataError(f"{self.root} has no samples in split {name!r}, only in {held}; {remedy}")
+            held = ", ".join(sorted({sample.split for sample in self.samples if sample.split}))
+            told = (
+                f"only in {held}; add some, or choose one of these"
+                if held
+                else "and none in any other; sort them into folders train, val and test"
+            )
+            raise DataError(f"{self.root} has no samples in split {name!r}, {told}")
         return found
 
     def with_share(self, share: float, *, seed: int, split: str = "train") -> Self:
@@ -87,10 +92,13 @@ class Dataset:
         return [ids[sample.label] for sample in samples]
 
     def load(self, sample: Sample, *, spec: Input, sampling: Sampling) -> Clip:
-        """The frames of `sample` as the network takes them, by the server's own code. Raises DataError or RequestError."""
-        if self.motion is not None:
-            return self.motion.load(sample, spec=spec, sampling=sampling)
-        return load_clip(sample.path, key=sample.key, spec=spec, sampling=sampling)
+        """The frames of `sample` as the network takes them, by the server's own code. Raises DataError."""
+        try:
+            if self.motion is not None:
+                return self.motion.load(sample, spec=spec, sampling=sampling)
+            return load_clip(sample.path, key=sample.key, spec=spec, sampling=sampling)
+        except RequestError as error:
+            raise DataError(f"{sample.path}: {error}; mend it, or take it out of the data set") from error
 
     def identity(self, sample: Sample) -> bytes:
         """What tells `sample` from all others of this data set, wherever that lies."""

@@ -87,7 +87,13 @@ def answers(
 
 
 def dataset_of(bundle: Bundle, data: Path) -> Dataset:
-    """The labelled data at `data`, read as the bundle's own were: its labels in their order, images as its recipe reads them."""
+    """The labelled data at `data`, or in the folder there that is called as the bundle's own data; raises DataError.
+
+    Read as those were: the bundle's labels in their order, images as its recipe reads them.
+    """
+    own = bundle.manifest.provenance.data
+    if own and Path(own).name == own and (data / own).is_dir():
+        data = data / own
     return Dataset.open(data, labels=bundle.manifest.labels, motion=motion_of(bundle))
 
 

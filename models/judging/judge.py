@@ -77,7 +77,7 @@ def judge(
 ) -> Judged:
     """Decode each sample as the service would, change its frames by `perturbation` and ask every runner.
 
-    Raises EngineError, DataError or RequestError.
+    Raises EngineError or DataError.
     """
     manifest = bundle.manifest
     with ExitStack() as stack:

@@ -29,7 +29,7 @@ def assess_robustness(
     """Judge `bundle` on `split` as it is and changed; the report, and nothing else of the bundle, then holds what was found.
 
     The clean answers are asked for anew, so that `difference` is of pairs; entries of other engines, precisions, splits and
-    changes stay. Raises DataError, RequestError, EngineError or BundleError.
+    changes stay. Raises DataError, EngineError or BundleError.
     """
     one_class_each(bundle)
     samples = dataset.split(split)

@@ -75,7 +75,7 @@ def targets(entries: Sequence[Entry]) -> list[str]:
     if timed:
         longest = max(timed, key=lambda entry: entry.training_seconds or 0)
         names = ", ".join(f"`{entry.id}`" for entry in late) or f"the longest: `{longest.id}`"
-        told = f"{len(timed) - len(late)} of {len(timed)}; {'not ' if late else ''}{names}, {duration(longest.training_seconds)}"
+        told = f"{len(timed) - len(late)} of {len(timed)} that were timed; {'not ' if late else ''}{names}, {duration(longest.training_seconds)}"
         rows.append(["all", f"trained in ≤ {duration(_LONGEST)}", told, "missed" if late else "met"])
     if not rows:
         return []

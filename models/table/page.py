@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.errors import DataError
+from models.recipe import RECIPES
 from models.table.cells import paragraphs
 from models.table.entry import Entry, Floor, read_entries, read_floors
 from models.table.folds import CrossValidated, fold_tables, read_crossvals
@@ -15,8 +17,8 @@ from models.table.studies import place_table, study_table
 _HEAD = """\
 # What the models reach
 
-Written by `marey-build results` from `report.json`, `crossval*.json` and `floor.json` below `models/results`: change those, not this page. A report is made by
-`marey-build run ID --data DATA --out BUNDLE --results models/results`.
+Written by `marey-build results` from each model's `report.json`, `crossval*.json` and `floor.json`: change those, not this page. A report is made by
+`marey-build run ID --data DATA --out BUNDLE --results RESULTS`.
 
 Accuracy stands with Wilson's 95 % interval, AUC (the area under the ROC curve; with several classes the mean of each against the rest)
 with that of a stratified bootstrap of 2,000 resamples. Each is of the split and the n beside it, which training has not seen;
@@ -44,8 +46,14 @@ _NOT_BUILT = """\
 
 
 def write_page(folder: Path, out: Path) -> Path:
-    """Write the page of the reports below `folder` to `out`; raises DataError."""
-    out.write_text(page(read_entries(folder), read_crossvals(folder), read_floors(folder)), encoding="utf-8")
+    """Write the page of the reports below `folder` to `out`; raises DataError, also where there are none."""
+    entries, crossvals, floors = read_entries(folder), read_crossvals(folder), read_floors(folder)
+    if not (entries or crossvals or floors):
+        raise DataError(
+            f"{folder} holds no report: */report.json, */crossval*.json, */floor.json; name the folder that --results wrote to"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page(entries, crossvals, floors), encoding="utf-8")
     return out
 
 
@@ -54,16 +62,17 @@ def page(entries: Sequence[Entry], crossvals: Sequence[CrossValidated], floors: 
     learned = [entry for entry in entries if not entry.without_weights]
     shipped = [entry for entry in learned if not entry.overrides]
     random = [entry for entry in entries if entry.without_weights]
+    ours = any((RECIPES / f"{entry.base}.toml").is_file() for entry in entries)  # not a page of a user's own models
     sections = (
         ("Models", "", model_table(shipped)),
         ("What was wanted", "", targets(shipped)),
         ("Side by side on the same samples", _PAIRS, pair_table(shipped)),
-        ("Above the floor", _FLOORS, floor_table(floors, shipped)),
+        ("Beside the floor", _FLOORS, floor_table(floors, shipped)),
         ("Grouped cross-validation", _FOLDS, fold_tables(crossvals, entries)),
         ("Where, not only what", _PLACES, place_table(shipped)),
         ("Other settings, less data, changed images", "", study_table(learned)),
         ("Not trained here: no weights", "", without_weights(random)),
-        ("Not built, and why", "", _NOT_BUILT.splitlines()),
+        ("Not built, and why", "", _NOT_BUILT.splitlines() if ours else []),
     )
     lines = [_HEAD]
     for title, intro, content in sections:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from models.errors import DataError
 from models.judging.assess import time_only
 from models.table.entry import write_entry
 from models.table.made import entry_of
@@ -17,9 +18,23 @@ RUNS = 30
 def take_over(folder: Path, *, bundles: Sequence[Path], timed: Sequence[Path]) -> Iterator[Path]:
     """Write the entry of each bundle in or below `bundles` and `timed` into `folder`, one at a time; yields the files.
 
-    Those in `timed` run first, float and INT8 in turn, and keep the times in their own report, too. Raises BundleError.
+    Those in `timed` run first, float and INT8 in turn, and keep the times in their own report, too. Raises BundleError, and DataError where two are called the same.
     """
-    for path in find_bundles(tuple(timed)) if timed else ():
+    again = find_bundles(tuple(timed)) if timed else ()
+    as_they_are = find_bundles(tuple(bundles)) if bundles else ()
+    _check_names(*again, *as_they_are)
+    for path in again:
         yield write_entry(folder, entry_of(time_only(open_bundle(path), runs=RUNS)[0]))
-    for path in find_bundles(tuple(bundles)) if bundles else ():
+    for path in as_they_are:
         yield write_entry(folder, entry_of(open_bundle(path)))
+
+
+def _check_names(*paths: Path) -> None:
+    """Two of one name would write one file."""
+    named: dict[str, Path] = {}
+    for path in paths:
+        other = named.setdefault(open_bundle(path).manifest.name, path)
+        if other.resolve() != path.resolve():
+            raise DataError(
+                f"{other} and {path} are both called {open_bundle(path).manifest.name}, and there is one report of a name; take one of them"
+            )

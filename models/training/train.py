@@ -33,6 +33,9 @@ MODEL, RUN = "model.keras", "run.json"
 Watch = Callable[[str, History], None]
 
 
+# What a training must share with an earlier one to go on with it.
+_STAMPED = {"recipe": "the recipe's name", "weights_sha256": "what the recipe trains", "data_sha256": "the data"}
+
 _log = logging.getLogger(__name__)
 
 
@@ -48,8 +51,8 @@ def train(
     """
     started = time.perf_counter()
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     dataset = recipe.dataset(data)
+    folder.mkdir(parents=True, exist_ok=True)
     stamp = {
         "recipe": recipe.name,
         "weights_sha256": recipe.weights_sha256,
@@ -58,7 +61,11 @@ def train(
     done = _read(folder / RUN)
     if done.get("stamp") == stamp and (folder / MODEL).is_file():
         return folder / MODEL
-    if _read(folder / "stamp.json") != stamp:
+    before = _read(folder / "stamp.json")
+    if before != stamp:
+        if before:
+            changed = [what for name, what in _STAMPED.items() if before.get(name) != stamp[name]]
+            _log.warning("%s changed since the training in %s: it begins anew", " and ".join(changed), folder)
         for stale in folder.glob("stage*.npz"):
             stale.unlink()
         _write(folder / "stamp.json", stamp)
@@ -142,6 +149,9 @@ def _fit(
         raise BuildError(
             f"split train has no samples of {', '.join(sorted(missing)[:5])}; a class cannot be learned from none"
         )
+    unseen = set(dataset.labels) - {sample.label for sample in chosen} - nothing
+    if unseen:
+        _log.warning("split val has no samples of %s: the epoch is chosen without them", ", ".join(sorted(unseen)[:5]))
     material = Material(model, recipe, dataset=dataset, cache=cache)
     material.prepare((*fitted, *chosen))
     histories = fit_all(

@@ -9,6 +9,7 @@ trained is not trained again.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -22,6 +23,8 @@ from models.recipe import Recipe, read_toml
 from models.space import USUAL
 from models.training.train import RUN, train
 from service.errors import MareyError
+
+_log = logging.getLogger(__name__)
 
 # So many trials in a row without a network mean that the space is wrong, not the trial.
 _FAILURES = 3
@@ -79,6 +82,13 @@ def tune(recipe: str | Path, *, data: Path, work: Path, trials: int | None = Non
         oracle.end_trial(asked)
         if trial.folder not in {each.folder for each in done}:
             done.append(trial)
+    wanted = 1 + (trials or read.tune.trials)
+    if len(done) < wanted:
+        _log.warning(
+            "%d of %d trials were made, the recipe itself among them: [tune.space] holds no others", len(done), wanted
+        )
+    if done[1:] and all(each.failed for each in done[1:]):
+        _log.warning("no trial could be trained but the recipe itself: it stays as it is; mend [tune.space]")
     best = min((each for each in done if each.val_loss is not None), key=lambda each: each.val_loss or 0.0)
     return Found(tuple(done), best)
 

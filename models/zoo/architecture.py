@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol, runtime_checkable
 
 import keras
 
@@ -41,10 +40,9 @@ class Architecture(Frozen, ABC):
         """
 
 
-@runtime_checkable
-class Locating(Protocol):
+class Locating(Architecture):
     """An architecture whose networks give `positions` of the places of a grid."""
 
+    @abstractmethod
     def grid(self, model: keras.Model) -> Grid:
         """The grid of the places that `model`, a network of this architecture, answers for."""
-        ...

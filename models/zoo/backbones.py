@@ -34,7 +34,11 @@ class OnBackbone(Architecture):
         return self.weights is not None
 
     def network(self, input: Input) -> keras.Model:  # noqa: A002 -- the manifest's own word
-        """Frames `[N, H, W, 3]` of 0…255 RGB → maps `[N, h, w, D]`; see `backbone`."""
+        """Frames `[N, H, W, 3]` of 0…255 RGB → maps `[N, h, w, D]`; see `backbone`. Raises RecipeError and WeightsError."""
+        if input.color != "rgb":
+            raise RecipeError(
+                f'backbone {self.backbone} reads colours, and input.color is "{input.color}"; make it "rgb": grey pictures then have three like channels'
+            )
         return backbone(self.backbone, height=input.height, width=input.width, until=self.until, weights=self.weights)
 
 

@@ -9,7 +9,7 @@ from keras import layers, ops
 from pydantic import Field
 from typing_extensions import override
 
-from models.zoo.architecture import ENCODE
+from models.zoo.architecture import ENCODE, Locating
 from models.zoo.backbones import OnBackbone
 from models.zoo.lines import BackToLines, EachLine, SharpenedMean
 from models.zoo.seeds import Seeds
@@ -19,7 +19,7 @@ from service.bundle.manifest import Grid, Input
 Scan = Literal["rows", "columns", "both"]
 
 
-class DefectBilstm(OnBackbone):
+class DefectBilstm(OnBackbone, Locating):
     """The parameters of `defect_bilstm`, a network of single images that says where.
 
     `until`: the last block of the CNN; its stride is the distance between two windows, and the grid of places has one cell for
@@ -37,6 +37,7 @@ class DefectBilstm(OnBackbone):
     dropout: float = Field(default=0.3, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, lt=1)
 
+    @override
     def grid(self, model: keras.Model) -> Grid:
         """The grid of the places that `model`, a network of this architecture, answers for."""
         rows, columns = model.get_layer(ENCODE).output.shape[1:3]

@@ -46,7 +46,7 @@ class Resize(Frozen):
     def _short_side_belongs_to_crop(self) -> Self:
         if (self.rule == "crop") != (self.short_side is not None):
             raise ValueError(
-                f"short_side is given with rule 'crop' and only then; got {self.rule = }, {self.short_side = }"
+                f'short_side is given with rule "crop" and only then; got rule "{self.rule}" and short_side {self.short_side or "not given"}'
             )
         return self
 

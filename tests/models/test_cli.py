@@ -310,3 +310,20 @@ def test_a_recipe_runs_from_data_to_bundle_and_does_nothing_twice(squares: Path,
     assert (tmp_path / "work" / "train" / "model.keras").stat().st_mtime_ns == kept
     assert time.monotonic() - began < first
     assert open_bundle(tmp_path / "out").manifest.artifacts == manifest.artifacts
+
+
+def test_a_split_that_is_not_there_is_told_before_anything_is_trained(squares: Path, tmp_path: Path) -> None:
+    (tmp_path / "squares.toml").write_text(RECIPE)
+    folders = ("--out", tmp_path / "out", "--work", tmp_path / "work")
+    told = build(
+        "run", tmp_path / "squares.toml", "--data", squares, *folders, "--set", "data.assess=later", code=1
+    ).output
+    assert "no samples in split 'later', only in test, train, val; add some, or choose one of these" in told
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_place_that_nobody_can_write_to_is_one_sentence(squares: Path, tmp_path: Path) -> None:
+    (tmp_path / "squares.toml").write_text(RECIPE)
+    below = tmp_path / "squares.toml" / "below"
+    told = build("train", tmp_path / "squares.toml", "--data", squares, "--out", below, code=1).output
+    assert f"error: {below}: Not a directory; name another place, or mend this one" in told

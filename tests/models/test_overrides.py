@@ -48,9 +48,9 @@ def test_overrides_reach_into_lists_and_make_the_tables_that_lack() -> None:
     [
         (
             "architecture.unit=3",
-            r"^--set architecture.unit=3: architecture\.cnn_lstm\.unit: Extra inputs .* mend the option$",
+            r"^--set architecture.unit=3: architecture\.cnn_lstm\.unit: there is no such key .* mend the option$",
         ),
-        ("data.shares=0.1", r"^--set data\.shares=0\.1: data\.shares: Extra inputs"),
+        ("data.shares=0.1", r"^--set data\.shares=0\.1: data\.shares: there is no such key"),
         ("data.share=much", r"^--set data\.share=much: data\.share: Input should be a valid number"),
         ("data.share=0", r"data\.share: Input should be greater than 0"),
         ("version=2.0", r"^--set version=2\.0: version: Input should be a valid string"),
@@ -59,7 +59,7 @@ def test_overrides_reach_into_lists_and_make_the_tables_that_lack() -> None:
         ("training.stages.1.epochs=3", "training.stages is a list of 1; name one by its number, from 0"),
         ("training.stages.first.epochs=3", "training.stages is a list of 1; name one by its number"),
         ("units", "--set units is not KEY=VALUE"),
-        ("units=", "--set units= is not KEY=VALUE"),
+        ("units=", r'--set units= gives no value; an empty text is written as --set units=""'),
         ("a b=1", "is not KEY=VALUE"),
         ("description=two words", "two words is no TOML value"),
         ("training.seed=1\nname = 2", "is no TOML value"),

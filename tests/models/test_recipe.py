@@ -33,11 +33,11 @@ def test_a_recipe_is_told_by_what_it_says_not_by_its_comments(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("grid = [5, 7]", "grids = [5, 7]", r"architecture\.cnn_lstm\.grids: Extra inputs"),
+        ("grid = [5, 7]", "grids = [5, 7]", r"architecture\.cnn_lstm\.grids: there is no such key"),
         ('name = "cnn_lstm"', 'name = "vit"', "architecture: Input tag 'vit'"),
         ("rate = ", "rate = -", r"training\.stages\.0\.rate: Input should be greater than 0"),
         ("[[training.stages]]", "[[training.steps]]", r"training\.stages: Field required"),
-        ("[weights]", "[weight]", r"weight: Extra inputs|pretrained weights need"),
+        ("[weights]", "[weight]", r"weight: there is no such key|pretrained weights need"),
         ("[input]", "[input", "is no TOML"),
     ],
 )
@@ -129,3 +129,17 @@ def test_weights_depend_on_what_is_trained_and_not_on_how_it_is_quantized_or_jud
         "input.height=192",
     ):
         assert Recipe.read("cnn_neu", overrides=(other,)).weights_sha256 != recipe.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("calibration.split=test", r'calibration.split and data.assess are both "test": .*calibrate on train'),
+        ("places.background=none", r"\[places\] is for an architecture that says where, which cnn_lstm does not"),
+        ("architecture.grid=5", r"architecture\.cnn_lstm\.grid: a list is wanted, not 5; mend the option"),
+        ("architecture=3", r"architecture: a table is wanted, not 3|architecture: .*3"),
+    ],
+)
+def test_parts_that_do_not_suit_each_other_are_refused_when_the_recipe_is_read(override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Recipe.read("fight", overrides=[override])

@@ -169,3 +169,13 @@ def test_every_layout_of_the_data_sets_opens(data: Path, folder: str, samples: i
     assert (len(dataset.samples), len(set(dataset.labels))) == (samples, classes)
     clip = dataset.load(dataset.samples[-1], spec=SPEC, sampling=Sampling(frames=4))
     assert clip.frames.shape[1:] == (8, 12, 3)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    for label, content in (("fight", b""), ("peace", b"no picture")):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        (tmp_path / "train" / label / "one.png").write_bytes(content)
+    dataset = Dataset.open(tmp_path)
+    for sample in dataset.samples:
+        with pytest.raises(DataError, match=rf"{sample.label}/one\.png: .*; mend it, or take it out of the data set"):
+            dataset.load(sample, spec=Input(height=8, width=8), sampling=Sampling())

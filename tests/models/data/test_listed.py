@@ -29,7 +29,8 @@ def test_labels_alone_make_a_data_set_without_splits_each_file_a_group(folder: P
         (None, "images/ü.jpg"),
     ]
     with pytest.raises(
-        DataError, match="no samples in split 'train', only in none; sort it into folders train, val and test"
+        DataError,
+        match="no samples in split 'train', and none in any other; sort them into folders train, val and test",
     ):
         dataset.split("train")
 

@@ -20,10 +20,11 @@ from models.files.lambdas import lambda_layers
 
 
 def zipped(**files: str) -> bytes:
+    """Without a date, since tests are called by what they are given."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, text in files.items():
-            archive.writestr(name.replace("__", "/").replace("_dot_", "."), text)
+            archive.writestr(zipfile.ZipInfo(name.replace("__", "/").replace("_dot_", ".")), text)
     return buffer.getvalue()
 
 

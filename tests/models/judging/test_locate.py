@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from models.data.dataset import Dataset
 from models.errors import RecipeError
@@ -97,6 +98,10 @@ def test_a_network_that_answers_by_place_gets_its_grid_and_a_chain_that_explains
 
 def test_places_of_an_architecture_that_does_not_say_where_are_refused(network: Bundle, patches: Dataset) -> None:
     small = {"name": "small_cnn", "widths": [[4]]}
-    recipe = Recipe.model_validate(_RECIPE | {"architecture": small})
+    recipe = Recipe.model_validate(_RECIPE | {"architecture": small, "places": None})
     with pytest.raises(RecipeError, match="which small_cnn does not"):
         located(network, recipe, recipe.build(classes=len(LABELS)), dataset=patches)
+    # A parameter that is called grid makes no network one that says where.
+    cells = {"name": "cnn_lstm", "until": "block0", "weights": "none", "grid": [2, 2]}
+    with pytest.raises(ValidationError, match="which cnn_lstm does not; leave it out"):
+        Recipe.model_validate(_RECIPE | {"architecture": cells})

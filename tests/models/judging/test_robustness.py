@@ -1,6 +1,8 @@
 """A bundle judged on frames turned and moved: beside its clean figures, never among them."""
 
 import json
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -76,3 +78,14 @@ def test_what_is_asked_again_replaces_its_entry_and_nothing_changed_loses_nothin
     found = [entry for entry in report["robustness"] if entry["changed"] == "as they are"]
     assert sorted((entry["seed"], entry["accuracy"], entry["difference"]) for entry in found) == [(0, 1, 0), (1, 1, 0)]
     assert json.loads((bundle.path / "report.json").read_text(encoding="utf-8")) == report
+
+
+def test_the_folder_of_data_sets_will_do_where_it_holds_the_bundles_own(
+    judged: tuple[Bundle, Dataset], tmp_path: Path
+) -> None:
+    bundle, dataset = judged
+    provenance = bundle.manifest.provenance.model_copy(update={"data": "noise"})
+    told = Bundle(bundle.path, bundle.manifest.model_copy(update={"provenance": provenance}))
+    shutil.copytree(dataset.root, tmp_path / "noise")
+    for folder in (tmp_path, tmp_path / "noise"):
+        assert dataset_of(told, folder).root == tmp_path / "noise"

@@ -70,6 +70,13 @@ def test_bundles_below_a_folder_are_taken_over_timed_or_not(timed: Path, tmp_pat
     assert open_bundle(timed).path.joinpath("report.json").read_bytes() == before
 
 
+def test_two_bundles_of_one_name_are_refused_before_a_report_is_written(timed: Path, tmp_path: Path) -> None:
+    shutil.copytree(timed, tmp_path / "bundles" / "other")
+    with pytest.raises(DataError, match="are both called fight, and there is one report of a name"):
+        list(take_over(tmp_path / "results", bundles=[timed.parent, tmp_path / "bundles"], timed=[]))
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "saying"),
     [

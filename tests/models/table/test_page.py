@@ -130,7 +130,7 @@ def test_a_target_is_met_or_missed_by_the_figure_that_is_wanted() -> None:
     assert row(section, "`defect_bilstm_tile`")[1:] == ["AUC ≥ 0.95", "0.960", "met"]
     assert row(section, "all")[3] == "met"
     late = page([entry("slow", training_seconds=1600.0)], []).split("## What was wanted")[1]
-    assert row(late, "all")[1:] == ["trained in ≤ 25 min", "0 of 1; not `slow`, 27 min", "missed"]
+    assert row(late, "all")[1:] == ["trained in ≤ 25 min", "0 of 1 that were timed; not `slow`, 27 min", "missed"]
 
 
 def answers(wrong: list[int], order: str = "x") -> Answers:
@@ -256,7 +256,7 @@ def test_a_network_stands_beside_the_floor_of_its_own_samples_and_of_no_others(t
     assert read_floors(write_floor(tmp_path, "a", floor).parents[1]) == (floor,)
     above = entry("a", answers=Answers(n=10, order="x", wrong={"fp32": ((3, 1),)}))
     other = entry("b", answers=Answers(n=10, order="y", wrong={"fp32": ()}))
-    section = page([above, other], [], [floor]).split("## Above the floor")[1].split("## ")[0]
+    section = page([above, other], [], [floor]).split("## Beside the floor")[1].split("## ")[0]
     cells = row(section, "`a`")
     assert cells[1:4] == ["tiles", "60.0% [30.0%, 80.0%]", "10"]
     assert cells[4].startswith("+30.0 [")
@@ -271,3 +271,17 @@ def test_a_floor_that_is_none_is_named_with_the_command_that_writes_one(tmp_path
         (tmp_path / "a" / "floor.json").write_text(content, encoding="utf-8")
         with pytest.raises(DataError, match=rf"floor\.json.*{message}.*write it again with marey-build floor"):
             read_floors(tmp_path)
+
+
+def test_a_folder_without_reports_is_refused_and_the_page_stays(tmp_path: Path) -> None:
+    out = tmp_path / "RESULTS.md"
+    out.write_text("as it was", encoding="utf-8")
+    for folder in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(DataError, match=r"holds no report: .*name the folder that --results wrote to"):
+            write_page(folder, out)
+    assert out.read_text(encoding="utf-8") == "as it was"
+
+
+def test_a_page_of_a_users_own_models_does_not_tell_of_ours(tmp_path: Path) -> None:
+    assert "## Not built, and why" in page([entry("a", base="fight")], [])
+    assert "## Not built, and why" not in page([entry("a")], [])

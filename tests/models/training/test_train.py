@@ -1,6 +1,7 @@
 """Training on clips made for it: a bright square that moves, or stands still."""
 
 import json
+import shutil
 from pathlib import Path
 
 import keras
@@ -61,6 +62,36 @@ def test_a_run_that_is_done_is_not_done_again(trained: Path, moving: Path, movin
     before = trained.stat().st_mtime_ns
     assert train(moving_recipe, data=moving, out=trained.parent) == trained
     assert trained.stat().st_mtime_ns == before
+
+
+def test_where_something_changed_the_training_begins_anew_and_says_what(
+    moving: Path, moving_recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "stamp.json").write_text(json.dumps({"recipe": "moving", "weights_sha256": "0", "data_sha256": "0"}))
+    (tmp_path / "stage0.npz").write_bytes(b"of another training")
+    assert moving_recipe.training is not None
+    stages = (moving_recipe.training.stages[0].model_copy(update={"epochs": 1}),)
+    short = moving_recipe.training.model_copy(update={"stages": stages})
+    train(moving_recipe.model_copy(update={"training": short}), data=moving, out=tmp_path)
+    assert (
+        f"what the recipe trains and the data changed since the training in {tmp_path}: it begins anew" in caplog.text
+    )
+    assert (tmp_path / "stage0.npz").read_bytes() != b"of another training"
+
+
+def test_a_class_that_val_lacks_is_said(
+    moving: Path, moving_recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = tmp_path / "moving"
+    shutil.copytree(moving, known)
+    table = known / "splits.csv"
+    rows = table.read_text(encoding="utf-8").splitlines()
+    table.write_text("\n".join(row for row in rows if "stands" not in row or "val" not in row) + "\n", encoding="utf-8")
+    assert moving_recipe.training is not None
+    stages = (moving_recipe.training.stages[0].model_copy(update={"epochs": 1}),)
+    short = moving_recipe.training.model_copy(update={"stages": stages})
+    train(moving_recipe.model_copy(update={"training": short}), data=known, out=tmp_path / "run")
+    assert "split val has no samples of stands: the epoch is chosen without them" in caplog.text
 
 
 def test_the_same_recipe_gives_the_same_weights(

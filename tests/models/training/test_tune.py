@@ -83,7 +83,10 @@ def test_without_a_space_what_is_usual_is_searched_as_far_as_the_architecture_ha
 @pytest.mark.parametrize(
     ("space", "saying"),
     [
-        ("architecture.heads = [2, 4]", r"\[tune.space\] architecture.heads = 2 cannot be tried: .*Extra inputs"),
+        (
+            "architecture.heads = [2, 4]",
+            r"\[tune.space\] architecture.heads = 2 cannot be tried: .*there is no such key",
+        ),
         ("architecture.units = [8, 0]", r"architecture.units = 0 cannot be tried: .*greater than or equal to 1"),
         ("architecture.units = []", r"tune.space.architecture.units: .*at least 1 item"),
     ],
@@ -117,3 +120,16 @@ def test_trials_that_all_fail_end_the_search_with_the_reason(
     (tmp_path / "wrong.toml").write_text(text, encoding="utf-8")
     with pytest.raises(BuildError, match=r"3 trials in a row failed, the last with: .*has no block .block"):
         tune(tmp_path / "wrong.toml", data=moving.parent, work=work)
+
+
+def test_a_space_that_holds_fewer_than_were_asked_for_is_said(
+    recipe: Path, moving: Path, work: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = tmp_path / "small.toml"
+    text = recipe.read_text(encoding="utf-8").replace(
+        SPACE, '[tune]\ntrials = 3\n[tune.space]\n"architecture.units" = [1]\n'
+    )
+    small.write_text(text, encoding="utf-8")
+    found = tune(small, data=moving.parent, work=work)
+    assert len(found.trials) == 2
+    assert "2 of 4 trials were made, the recipe itself among them: [tune.space] holds no others" in caplog.text

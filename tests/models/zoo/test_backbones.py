@@ -11,6 +11,7 @@ import pytest
 from models.errors import RecipeError
 from models.zoo.backbones import backbone
 from models.zoo.cnn import Cnn
+from service.bundle.manifest import Input
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,11 @@ def test_a_recipe_says_none_for_random_weights_and_need_not_train_them() -> None
     random = Cnn.model_validate({"name": "cnn", "backbone": "VGG16", "weights": "none"})
     assert (random.weights, random.pretrained, random.trainable) == (None, False, False)
     assert Cnn(name="cnn").trainable
+
+
+def test_a_backbone_is_not_fed_grey_pictures() -> None:
+    grey = Input(height=32, width=32, color="gray")
+    with pytest.raises(
+        RecipeError, match=r'backbone efficientnet_lite0 reads colours, and input.color is "gray"; make it'
+    ):
+        Cnn(name="cnn").build(classes=2, input=grey, frames=1, seed=0)
