@@ -10,7 +10,7 @@ from models.table.entry import Entry
 _TIMES = """\
 Milliseconds are medians on OpenVINO of everything between the frames and the probabilities, for one image or clip of so many frames; float and
 INT8 took turns in one run. Size: the files that serve; float weights are stored in half precision where the recipe says so. Weights in INT8: their
-share of all weights; recurrent layers and the last decision stay float."""
+share of all weights; recurrent layers and the last decision stay float. Trained in: the training alone, most beside other work; the recipe's head tells the whole run."""
 
 _BUSY = """\
 °: measured while the machine was busy with other work: a ratio of float and INT8, not a speed. `marey-build results --time BUNDLES` measures again."""

@@ -37,7 +37,7 @@ The floor is a logistic regression on frozen EfficientNet-Lite0 features, fitted
 
 _PLACES = """\
 The heat map of a network against masks or boxes, pixel by pixel. IoU: of all pixels above the threshold that is best on val, all pictures together.
-Intervals by resampling whole pictures."""
+Intervals by resampling whole pictures; n is without those of a defect that nobody marked."""
 
 _NOT_BUILT = """\
 - **Audio or text beside video**: no data set here has a sound track or captions with labels; a bundle takes frames only.
