@@ -149,6 +149,13 @@ def _fit(
         raise BuildError(
             f"split train has no samples of {', '.join(sorted(missing)[:5])}; a class cannot be learned from none"
         )
+    first = recipe.training.stages[0].cut
+    if first != FRAMES and not recipe.architecture.pretrained:
+        _log.warning(
+            'stage 1, cut %s: what comes before it keeps the random weights that it was drawn with; give it cut = "%s", or pretrained weights',
+            first,
+            FRAMES,
+        )
     unseen = set(dataset.labels) - {sample.label for sample in chosen} - nothing
     if unseen:
         _log.warning("split val has no samples of %s: the epoch is chosen without them", ", ".join(sorted(unseen)[:5]))

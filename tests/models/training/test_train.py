@@ -79,6 +79,20 @@ def test_where_something_changed_the_training_begins_anew_and_says_what(
     assert (tmp_path / "stage0.npz").read_bytes() != b"of another training"
 
 
+def test_a_cnn_that_stays_random_is_said(
+    moving: Path, moving_recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert moving_recipe.training is not None
+    stages = (moving_recipe.training.stages[0].model_copy(update={"epochs": 1}),)
+    short = moving_recipe.training.model_copy(update={"stages": stages})
+    drawn = moving_recipe.architecture.model_copy(update={"weights": None})
+    for architecture in (moving_recipe.architecture, drawn):
+        caplog.clear()
+        recipe = moving_recipe.model_copy(update={"training": short, "architecture": architecture})
+        train(recipe, data=moving, out=tmp_path / str(architecture.pretrained))
+        assert ("keeps the random weights that it was drawn with" in caplog.text) == (architecture is drawn)
+
+
 def test_a_class_that_val_lacks_is_said(
     moving: Path, moving_recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
