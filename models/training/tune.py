@@ -139,7 +139,7 @@ def write_found(found: Found, recipe: str | Path, *, out: Path, command: str) ->
 def _try(recipe: str | Path, settings: Mapping[str, Any], *, data: Path, work: Path) -> Trial:
     overrides = [_override(name, value) for name, value in settings.items()]
     changed = Recipe.read(recipe, overrides=overrides)
-    folder = work / changed.sha256[:16]
+    folder = work / changed.weights_sha256[:16]  # a value that the recipe has anyway is no other trial
     try:
         train(changed, data=data, out=folder, cache=work.parent / "cache")
     except MareyError as error:  # a combination that cannot be built, or does not learn, is a trial too
@@ -182,7 +182,9 @@ def _plain(values: Sequence[Any]) -> bool:
 
 
 def _value(space: Mapping[str, Sequence[Any]], name: str, chosen: Any) -> Any:
-    return chosen if _plain(space[name]) else json.loads(chosen)
+    if not _plain(space[name]):
+        return json.loads(chosen)
+    return next(each for each in space[name] if each == chosen)  # KerasTuner makes numbers of true and false
 
 
 def _override(name: str, value: Any) -> str:

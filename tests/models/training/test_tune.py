@@ -133,3 +133,14 @@ def test_a_space_that_holds_fewer_than_were_asked_for_is_said(
     found = tune(small, data=moving.parent, work=work)
     assert len(found.trials) == 2
     assert "2 of 4 trials were made, the recipe itself among them: [tune.space] holds no others" in caplog.text
+
+
+def test_true_and_false_are_tried_and_written_as_such(recipe: Path, moving: Path, work: Path, tmp_path: Path) -> None:
+    either = tmp_path / "either.toml"
+    space = '[tune]\ntrials = 2\n[tune.space]\n"architecture.bidirectional" = [false, true]\n'
+    either.write_text(recipe.read_text(encoding="utf-8").replace(SPACE, space), encoding="utf-8")
+    found = tune(either, data=moving.parent, work=work)
+    assert len(found.trials) == 2, "one way and both ways, of which one is the recipe as it is"
+    assert all(isinstance(value, bool) for trial in found.trials for value in trial.settings.values())
+    write_found(found, either, out=tmp_path / "best.toml", command="marey-build tune")
+    Recipe.read(tmp_path / "best.toml")
