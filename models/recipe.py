@@ -13,7 +13,7 @@ import keras
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from models.data.dataset import Dataset
+from models.data.dataset import Dataset, named_folder
 from models.data.motion import Motion
 from models.data.places import PlacesPlan
 from models.errors import DataError, RecipeError
@@ -167,8 +167,7 @@ class Recipe(Frozen):
 
     def folder(self, data: str | Path) -> Path:
         """The data set's folder: `data`/folder, or `data` itself where it is called so or holds no such folder."""
-        root = Path(data)
-        return root / self.data.folder if (root / self.data.folder).is_dir() else root
+        return named_folder(data, self.data.folder)
 
     def dataset(self, data: str | Path) -> Dataset:
         """The data set, with the recipe's labels; raises DataError, and RecipeError where a renamed label is not there."""
@@ -211,7 +210,8 @@ def _told(error: ErrorDetails) -> str:
         case "value_error":
             return error["msg"].removeprefix("Value error, ")
         case _:
-            return f"{error['msg']}, not {error['input']!r}"
+            value = error["input"]
+            return f"{error['msg']}, not {value!r}" if isinstance(value, str | int | float) else error["msg"]
 
 
 def read_toml(recipe: str | Path, *, overrides: Sequence[str] = ()) -> dict[str, Any]:

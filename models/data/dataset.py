@@ -29,6 +29,12 @@ from service.media.frames import Clip
 __all__ = ["Dataset", "Sample"]
 
 
+def named_folder(data: str | Path, name: str | None) -> Path:
+    """The data set called `name` in the folder `data`; where that holds none of the name, `data` is taken for it."""
+    root = Path(data)
+    return root / name if name and Path(name).name == name and (root / name).is_dir() else root
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """`labels` in the order of the network's outputs; `samples` in the order of the file or of their paths."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.dataset import Dataset, Sample
+from models.data.dataset import Dataset, Sample, named_folder
 from models.data.motion import Motion
 from models.errors import DataError
 from models.judging import latency
@@ -75,7 +75,10 @@ def assess(
 def answers(
     samples: Sequence[Sample], truth: NDArray[np.int64], probabilities: Mapping[Any, NDArray[np.float32]], *, root: Path
 ) -> Report:
-    """What each of `probabilities`, `[n, K]` by who gave them, said wrong: pairs of a sample's place in the split and the class said there. `order` tells one split from another."""
+    """What each of `probabilities`, `[n, K]` by who gave them, said wrong: pairs of a sample's place in the split and the class said there.
+
+    `order` tells one split from another.
+    """
     order = hashlib.sha256()
     for sample, label in zip(samples, truth, strict=True):
         order.update(f"{sample.path.relative_to(root).as_posix()}\0{sample.key or ''}\0{label}\0".encode())
@@ -91,10 +94,8 @@ def dataset_of(bundle: Bundle, data: Path) -> Dataset:
 
     Read as those were: the bundle's labels in their order, images as its recipe reads them.
     """
-    own = bundle.manifest.provenance.data
-    if own and Path(own).name == own and (data / own).is_dir():
-        data = data / own
-    return Dataset.open(data, labels=bundle.manifest.labels, motion=motion_of(bundle))
+    folder = named_folder(data, bundle.manifest.provenance.data)
+    return Dataset.open(folder, labels=bundle.manifest.labels, motion=motion_of(bundle))
 
 
 def motion_of(bundle: Bundle) -> Motion | None:

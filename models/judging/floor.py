@@ -22,9 +22,8 @@ def floor(recipe: Recipe, *, data: str | Path, cache: Path) -> Report:
     """
     dataset, split = recipe.dataset(data), recipe.data.assess
     train, judged = dataset.split("train"), dataset.split(split)
-    fitted, asked = (
-        statistics(dataset, samples, frames=recipe.crossval.floor_frames, cache=cache) for samples in (train, judged)
-    )
+    rows = statistics(dataset, (*train, *judged), frames=recipe.crossval.floor_frames, cache=cache)
+    fitted, asked = rows[: len(train)], rows[len(train) :]
     truth = np.array(dataset.class_ids(judged))
     learned = classifier().fit(fitted, dataset.class_ids(train))
     probabilities = np.zeros((len(judged), len(dataset.labels)), np.float32)

@@ -9,7 +9,7 @@ from models.errors import DataError
 from models.judging.assess import time_only
 from models.table.entry import write_entry
 from models.table.made import entry_of
-from service.bundle.store import find_bundles, open_bundle
+from service.bundle.store import Bundle, find_bundles, open_bundle
 
 # Of each network and precision; more than an assessment makes, for this is what the table shows.
 RUNS = 30
@@ -20,21 +20,25 @@ def take_over(folder: Path, *, bundles: Sequence[Path], timed: Sequence[Path]) -
 
     Those in `timed` run first, float and INT8 in turn, and keep the times in their own report, too. Raises BundleError, and DataError where two are called the same.
     """
-    again = find_bundles(tuple(timed)) if timed else ()
-    as_they_are = find_bundles(tuple(bundles)) if bundles else ()
+    again = _opened(timed)
+    as_they_are = _opened(bundles)
     _check_names(*again, *as_they_are)
-    for path in again:
-        yield write_entry(folder, entry_of(time_only(open_bundle(path), runs=RUNS)[0]))
-    for path in as_they_are:
-        yield write_entry(folder, entry_of(open_bundle(path)))
+    for bundle in again:
+        yield write_entry(folder, entry_of(time_only(bundle, runs=RUNS)[0]))
+    for bundle in as_they_are:
+        yield write_entry(folder, entry_of(bundle))
 
 
-def _check_names(*paths: Path) -> None:
+def _opened(paths: Sequence[Path]) -> list[Bundle]:
+    return [open_bundle(path) for path in find_bundles(tuple(paths))] if paths else []
+
+
+def _check_names(*bundles: Bundle) -> None:
     """Two of one name would write one file."""
     named: dict[str, Path] = {}
-    for path in paths:
-        other = named.setdefault(open_bundle(path).manifest.name, path)
-        if other.resolve() != path.resolve():
+    for bundle in bundles:
+        other = named.setdefault(bundle.manifest.name, bundle.path)
+        if other.resolve() != bundle.path.resolve():
             raise DataError(
-                f"{other} and {path} are both called {open_bundle(path).manifest.name}, and there is one report of a name; take one of them"
+                f"{other} and {bundle.path} are both called {bundle.manifest.name}, and there is one report of a name; take one of them"
             )

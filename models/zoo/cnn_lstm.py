@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from models.zoo.backbones import OnBackbone
 from models.zoo.layers import CellMotion, TemporalDifference
-from models.zoo.recurrent import Cell, Readout, answers, read_out, recurrent
+from models.zoo.recurrent import Cell, Readout, answers, projected, read_out, recurrent
 from models.zoo.seeds import Seeds
 from models.zoo.stem import encoded, standardised
 from service.bundle.manifest import Input
@@ -53,8 +53,7 @@ class CnnLstm(OnBackbone):
             x = CellMotion(self.grid[0] * self.grid[1], name="motion")(x)
         x = standardised(x)
         if self.projection is not None:
-            x = keras.layers.Dropout(self.dropout, seed=seeds.next(), name="drop_features")(x)
-            x = keras.layers.Dense(self.projection, name="project", **seeds.kernel())(x)
+            x = projected(x, self.projection, dropout=self.dropout, seeds=seeds)
         if self.change == "differences":
             x = TemporalDifference(name="differences")(x)
         states = recurrent(

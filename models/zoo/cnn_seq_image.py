@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from models.zoo.architecture import ENCODE
 from models.zoo.backbones import OnBackbone
-from models.zoo.recurrent import Cell, read_out, recurrent
+from models.zoo.recurrent import Cell, answers, projected, read_out, recurrent
 from models.zoo.seeds import Seeds
 from models.zoo.stem import standardised
 from service.bundle.manifest import Input
@@ -44,8 +44,7 @@ class CnnSeqImage(OnBackbone):
         rows, columns, channels = maps.shape[1:]
         x = standardised(layers.Reshape((rows * columns, channels), name="steps")(maps))
         if self.projection is not None:
-            x = layers.Dropout(self.dropout, seed=seeds.next(), name="drop_features")(x)
-            x = layers.Dense(self.projection, name="project", **seeds.kernel())(x)
+            x = projected(x, self.projection, dropout=self.dropout, seeds=seeds)
         states = recurrent(
             x,
             cell=self.cell,
@@ -57,6 +56,5 @@ class CnnSeqImage(OnBackbone):
             seeds=seeds,
         )
         summary, _ = read_out(states, self.readout, seeds=seeds)
-        x = layers.Dropout(self.dropout, seed=seeds.next(), name="drop_summary")(summary)
-        probabilities = layers.Dense(classes, activation="softmax", name="classify", **seeds.kernel())(x)
-        return keras.Model(images, probabilities, name="cnn_seq_image")
+        found = answers(summary, None, classes=classes, dropout=self.dropout, seeds=seeds)
+        return keras.Model(images, found, name="cnn_seq_image")

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from models.errors import RecipeError
 from models.zoo.backbones import OnBackbone
-from models.zoo.recurrent import Readout, answers, read_out, recurrent
+from models.zoo.recurrent import Readout, answers, projected, read_out, recurrent
 from models.zoo.seeds import Seeds
 from models.zoo.stem import encoded, standardised
 from service.bundle.manifest import Input
@@ -44,8 +44,7 @@ class CnnTransformerLstm(OnBackbone):
             raise RecipeError(f"{self.heads} heads do not divide a width of {self.width}; choose a divisor")
         seeds = Seeds(seed, weight_decay=self.weight_decay)
         clips, x = encoded(self.network(input), grid=self.grid)
-        x = layers.Dropout(self.dropout, seed=seeds.next(), name="drop_features")(standardised(x))
-        x = layers.Dense(self.width, name="project", **seeds.kernel())(x)
+        x = projected(standardised(x), self.width, dropout=self.dropout, seeds=seeds)
         for number in range(self.blocks):
             x = self._block(x, number, seeds)
         states = recurrent(

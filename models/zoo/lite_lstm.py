@@ -15,16 +15,13 @@ from models.zoo.seeds import Seeds
 from models.zoo.stem import MOMENTUM
 from service.bundle.manifest import Input
 
-# Of both normalisations. Keras's own for BatchNorm; for LayerNorm Keras adds the same number to the variance of pixels in −1…1.
-_EPSILON = 1e-3
-
 
 class LiteLstm(Architecture):
     """The parameters of `lite_lstm`.
 
     `filters`: channels of the blocks, of which the odd ones (the second, the fourth …) halve the frame; `grid`: the cells that
     the last maps are averaged over. `scale = "frame"` gives each frame mean 0 and deviation 1: light and camera cancel out,
-    but for frames that hardly vary (by 4 grey levels of 255 or so: √_EPSILON), whose noise is not blown up.
+    but for frames that hardly vary (by 4 grey levels of 255 or so: the root of Keras's epsilon, 0.001, on −1…1), whose noise is not blown up.
     """
 
     name: Literal["lite_lstm"]
@@ -66,9 +63,7 @@ class LiteLstm(Architecture):
         frames = keras.Input((input.height, input.width, input.channels), name="frames")
         x: Any = layers.Rescaling(1 / 127.5, offset=-1, name="normalise")(frames)
         if self.scale == "frame":
-            x = layers.LayerNormalization(axis=(1, 2, 3), center=False, scale=False, epsilon=_EPSILON, name="of_frame")(
-                x
-            )
+            x = layers.LayerNormalization(axis=(1, 2, 3), center=False, scale=False, name="of_frame")(x)
         x = _convolution(x, self.stem, "stem", seeds=seeds, kernel_size=3, strides=2, padding="same")
         for number, filters in enumerate(self.filters):
             name = f"block{number}"
@@ -91,5 +86,5 @@ def _convolution(x: Any, filters: int, name: str, *, seeds: Seeds, **options: An
 
 
 def _activate(x: Any, name: str) -> Any:
-    x = layers.BatchNormalization(momentum=MOMENTUM, epsilon=_EPSILON, name=f"{name}_norm")(x)
+    x = layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_norm")(x)
     return layers.ReLU(6.0, name=f"{name}_relu")(x)

@@ -13,6 +13,12 @@ Readout = Literal["last", "mean", "max", "mean_max", "attention"]
 _CELLS = {"lstm": layers.LSTM, "gru": layers.GRU}
 
 
+def projected(features: Any, width: int, *, dropout: float, seeds: Seeds) -> Any:
+    """Features `[B, T, D]` → Dropout → Dense → `[B, T, width]`."""
+    dropped = layers.Dropout(dropout, seed=seeds.next(), name="drop_features")(features)
+    return layers.Dense(width, name="project", **seeds.kernel())(dropped)
+
+
 def recurrent(
     steps: Any,
     *,

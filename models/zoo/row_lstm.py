@@ -32,8 +32,9 @@ class RowLstm(Architecture):
     def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:
         """Images `[B, H, W, C]` of 0…255 → probabilities `[B, classes]`.
 
-        Embedding of each pixel's level in `embedding` numbers → those of a line side by side, `[B, self.steps, …]` → LSTM(`units`) →
-        dot-product self-attention → mean over the self.steps → Dropout → Dense softmax. The LSTM keeps to what cuDNN's kernel can do. Raises RecipeError where the picture does not come out even in `steps`.
+        Embedding of each pixel's level in `embedding` numbers → those of a line side by side, `[B, steps, …]` → LSTM(`units`) →
+        dot-product self-attention → mean over the steps → Dropout → Dense softmax. The LSTM keeps to what cuDNN's kernel can do.
+        Raises RecipeError where the picture does not come out even in `steps`.
         """
         seeds = Seeds(seed)
         images = keras.Input((input.height, input.width, input.channels), name="images")

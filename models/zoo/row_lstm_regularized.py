@@ -30,10 +30,10 @@ class RowLstmRegularized(Architecture):
     def build(self, *, classes: int, input: Input, frames: int, seed: int) -> keras.Model:
         """Images `[B, H, W, C]` of 0…255 → probabilities `[B, classes]`.
 
-        Lines `[B, self.steps, …]` of 0…1 → LSTM(`units`[0]) → BatchNorm → Dropout → LSTM(`units`[1]) → Dense(`hidden`) → Dense softmax.
+        Lines `[B, steps, …]` of 0…1 → LSTM(`units`[0]) → BatchNorm → Dropout → LSTM(`units`[1]) → Dense(`hidden`) → Dense softmax.
         `weight_decay` is an L2 penalty on the kernels of both LSTMs and of Dense(`hidden`); recurrent kernels begin orthogonal and are
-        not penalised. The LSTMs keep to what cuDNN's kernel can do. Raises RecipeError
-        where the picture does not come out even in `steps`.
+        not penalised. The LSTMs keep to what cuDNN's kernel can do. Raises RecipeError where the picture does not come
+        out even in `steps`.
         """
         seeds = Seeds(seed, weight_decay=self.weight_decay)
 

@@ -35,8 +35,13 @@ def test_a_recipe_is_told_by_what_it_says_not_by_its_comments(tmp_path: Path) ->
     [
         ("grid = [5, 7]", "grids = [5, 7]", r"architecture\.cnn_lstm\.grids: there is no such key"),
         ('name = "cnn_lstm"', 'name = "vit"', "architecture: Input tag 'vit'"),
-        ("rate = ", "rate = -", r"training\.stages\.0\.rate: Input should be greater than 0"),
-        ("[[training.stages]]", "[[training.steps]]", r"training\.stages: Field required"),
+        ("rate = ", "rate = -", r"training\.stages\.0\.rate: Input should be greater than 0, not -"),
+        (
+            "[input]\n",
+            "[input]\nheigth = 3\n",
+            r"input\.heigth: there is no such key here; docs/training\.md lists those that are; mend the recipe$",
+        ),
+        ("[[training.stages]]", "[[training.steps]]", r"training\.stages: Field required; mend the recipe$"),
         ("[weights]", "[weight]", r"weight: there is no such key|pretrained weights need"),
         ("[input]", "[input", "is no TOML"),
     ],
