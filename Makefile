@@ -13,21 +13,21 @@ PIP = $(BIN)/pip install --quiet --constraint constraints.txt
 export MAREY_DATA ?= $(abspath ../shared/data)
 export ORT_DISABLE_TELEMETRY = 1
 
-# Tests that train and export: many small networks, most of a network's time on one core. The rest serves, and measures time: one by one.
-OFFLINE = tests/models tests/users
+# Real servers under load, benchmarks and what needs a GPU: they measure time, one by one. The others run two at a time, most of which keep one core.
+ALONE = tests/e2e tests/bench tests/gpu
 
-.PHONY: demo test test-offline test-service check gpu gpu-test clean
+.PHONY: demo test test-together test-alone check gpu gpu-test clean
 
 demo: $(VENV)/.service
 	$(BIN)/marey serve
 
-test: test-offline test-service
+test: test-together test-alone
 
-test-offline: check
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(OFFLINE)
+test-together: check
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(addprefix --ignore ,$(ALONE))
 
-test-service: check
-	$(BIN)/pytest $(addprefix --ignore ,$(OFFLINE))
+test-alone: check
+	$(BIN)/pytest $(ALONE)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -19,6 +19,7 @@ from service.bench.overload import Offered, measure_overload
 from service.bench.overload_report import Figures, OverloadReport, judged, overload_table
 from service.bench.report import Milliseconds
 from service.cli import main
+from tests.calm import Calm
 
 TURN_S = 0.02
 # What it says it grants, and where it begins to refuse: the difference is for a machine that is busy with other tests.
@@ -72,16 +73,31 @@ async def measured(*, guarded: bool, rate: float | None = None, seconds: float =
         )
 
 
+async def judged_as(wanted: dict[str, bool], *, guarded: bool, seconds: float) -> OverloadReport:
+    """The first of four measurements that is judged as `wanted`: on a machine that others use, sleeping 20 ms may take 40.
+
+    Skips where all four were disturbed, and fails where one was not.
+    """
+    told: list[str] = []
+    for _ in range(4):
+        machine = Calm()
+        report = await measured(guarded=guarded, seconds=seconds)
+        if by_start(report) == wanted:
+            return report
+        disturbed = machine.disturbed()
+        assert disturbed, f"{by_start(report)}: {report.figures}"
+        told.append(disturbed)
+    pytest.skip("never undisturbed: " + "; ".join(told))
+
+
 def by_start(report: OverloadReport) -> dict[str, bool]:
     return {check.what.split(" ")[0] + " " + check.what.split(" ")[1]: check.met for check in report.checks}
 
 
 async def test_a_service_that_guards_itself_meets_what_is_asked_of_it() -> None:
-    report = await measured(guarded=True, seconds=2.0)
+    wanted = ("p99 of", "p95 of", "goodput ≥", "failed =", "hung =", "lost =")
+    report = await judged_as(dict.fromkeys(wanted, True), guarded=True, seconds=2.0)
     figures = report.figures
-    assert by_start(report) == {
-        "p99 of": True, "p95 of": True, "goodput ≥": True, "failed =": True, "hung =": True, "lost =": True
-    }  # fmt: skip
     assert report.met
     for each in report.rounds:
         assert 25 < each.capacity_per_s <= 51, "50 a second, less what sleeping costs"
@@ -95,8 +111,8 @@ async def test_a_service_that_guards_itself_meets_what_is_asked_of_it() -> None:
 
 async def test_a_service_that_lets_everybody_in_is_found_out() -> None:
     """It answers as many as the other, and each later than the one before: a closed loop would not have noticed."""
-    report = await measured(guarded=False)
-    assert by_start(report) == {"p99 of": False, "goodput ≥": True, "failed =": True, "hung =": True, "lost =": True}
+    wanted = {"p99 of": False, "goodput ≥": True, "failed =": True, "hung =": True, "lost =": True}
+    report = await judged_as(wanted, guarded=False, seconds=1.2)
     assert not report.met
     assert report.figures.accepted_ms is not None
     assert report.figures.accepted_ms.p99 > 600, "0.6 s of load at three times what it can do"

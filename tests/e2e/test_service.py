@@ -17,6 +17,8 @@ import httpx
 import psutil
 import pytest
 
+from tests.calm import Calm
+
 
 @pytest.fixture(scope="module")
 def shipped(serve: Callable[..., object]) -> Iterator[object]:
@@ -41,12 +43,17 @@ def test_both_shipped_bundles_run_in_int8_and_prove_their_golden_clips(shipped) 
 
 def test_the_service_is_ready_within_five_seconds(serve) -> None:
     """The quickest of three starts: what else the machine does at the time is not the service's."""
-    spent = []
+    spent, disturbed = [], []
     for _ in range(3):
-        began = time.monotonic()
+        machine, began = Calm(), time.monotonic()
         with serve():
             spent.append(time.monotonic() - began)
-    assert min(spent) < 5
+        disturbed.append(machine.disturbed())
+        if spent[-1] < 5:
+            return
+    if all(disturbed):
+        pytest.skip(f"{spent} s, never undisturbed: {'; '.join(disturbed)}")
+    pytest.fail(f"ready after {spent} s")
 
 
 @pytest.mark.data
