@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -25,7 +25,10 @@ _GPU_GAUGES: tuple[tuple[str, str, Callable[[Gpu], float | None]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class ModelReading:
-    """One version that is served."""
+    """One version that is served.
+
+    `inputs`: by measure, how far the latest frames are from the calibration's, and the share outside its range; see service/inputs.py.
+    """
 
     model: str
     version: str
@@ -35,6 +38,7 @@ class ModelReading:
     memory_bytes: int
     leases: int
     requests: int
+    inputs: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class Count(Collector):
@@ -78,6 +82,16 @@ class Models(Collector):
         held = GaugeMetricFamily("marey_model_memory_bytes", "What it costs; 0 while it gave way to others.", labels=of)
         leases = GaugeMetricFamily("marey_model_leases", "Requests, jobs and streams that use it.", labels=of)
         requests = CounterMetricFamily("marey_model_requests", "Times that it was asked for.", labels=of)
+        psi = GaugeMetricFamily(
+            "marey_input_drift_psi",
+            "Population stability index of the latest frames against those that INT8 was calibrated on.",
+            labels=(*of, "of"),
+        )
+        outside = GaugeMetricFamily(
+            "marey_input_outside_ratio",
+            "Of the latest frames, those outside the range of all that INT8 was calibrated on.",
+            labels=(*of, "of"),
+        )
         for each in models:
             labels = each.model, each.version
             info.add_metric((*labels, each.engine, each.precision), 1)
@@ -85,7 +99,10 @@ class Models(Collector):
             held.add_metric(labels, each.memory_bytes)
             leases.add_metric(labels, each.leases)
             requests.add_metric(labels, each.requests)
-        yield from (info, share, held, leases, requests)
+            for measure, (index, beyond) in each.inputs.items():
+                psi.add_metric((*labels, measure), index)
+                outside.add_metric((*labels, measure), beyond)
+        yield from (info, share, held, leases, requests, psi, outside)
 
     def describe(self) -> Iterator[Metric]:
         """No name is taken in advance: there are no models yet."""

@@ -1,4 +1,4 @@
-"""Whether a model answers as it did: its latest answers against its first ones.
+"""Whether a model answers as it did, its latest answers against its first ones; and whether INT8 is given what it was calibrated on.
 
 # Note [What the index says]
 The population stability index compares two distributions: Σ (p - q) ln(p / q). Of the probability of the top class it takes ten
@@ -7,6 +7,14 @@ can be told from chance, above 0.25 something has: a camera was moved, a lens is
 what is asked has changed, or the model's view of it, and not that answers are wrong: nobody here knows the right ones.
 Whatever comes first is taken for normal, and a restart begins anew: the classes of a calibration set are balanced by hand, so
 that real traffic would differ from them on the first day.
+
+# Note [What the index says of inputs]
+What INT8 was calibrated on does not change with a restart, so `Shift` compares with that. The index tells any difference: a single
+camera that shows a part of what the calibration knew raises it, too, and is no harm. What INT8 may cut off are values outside
+the range of all calibration frames; where n clips were calibrated on, 2 in n + 1 of the same kind lie there.
+A calibration of few clips knows its own bins badly, which alone makes the index nine over their number. Of `imagenet`, with its
+200 photos, it is 0.07 for brightness and 0.06 for contrast of the 600 photos of test, and above 4 and 3 when they are half as
+bright; of `fight`, with 16 clips, it is 1.1 and 0.7 for the 55 clips of test: there only a change of the index means something.
 """
 
 from __future__ import annotations
@@ -14,6 +22,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter, deque
+from collections.abc import Sequence
 from statistics import quantiles
 
 # Answers in the reference, and in the view that is compared with it. Of two such samples of one distribution in ten bins the
@@ -21,6 +30,8 @@ from statistics import quantiles
 SAMPLE = 1000
 BINS = 10
 CLASSES = 20
+# Inputs before anything is said: of so many of the same distribution the index is 0.045 on average, and rarely above 0.1.
+ENOUGH = 200
 
 
 class Drift:
@@ -76,6 +87,46 @@ class Drift:
         if len(self._latest) < self._sample:
             return None
         return stability_index(tuple(self._reference[which]), tuple(self._counts[which]))
+
+
+class Shift:
+    """Of one measure of inputs. `note` each value; index and share are None until there are `ENOUGH`, then they are of the latest `SAMPLE`.
+
+    `points`: the least, the nine inner deciles and the greatest value of the calibration. See Note [What the index says of inputs].
+    """
+
+    def __init__(self, points: Sequence[float]) -> None:
+        self._least, *edges, self._greatest = points
+        self._edges = sorted(set(edges))
+        self._reference = [0] * (len(self._edges) + 1)
+        for low in points[:-1]:  # a tenth of the frames lie from each point on, below the next
+            self._reference[bisect_right(self._edges, low)] += SAMPLE // BINS
+        self._counts = [0] * len(self._reference)
+        self._beyond = 0
+        self._latest: deque[tuple[int, bool]] = deque()
+
+    def note(self, value: float) -> None:
+        number, beyond = bisect_right(self._edges, value), not self._least <= value <= self._greatest
+        self._latest.append((number, beyond))
+        self._counts[number] += 1
+        self._beyond += beyond
+        if len(self._latest) > SAMPLE:
+            number, beyond = self._latest.popleft()
+            self._counts[number] -= 1
+            self._beyond -= beyond
+
+    @property
+    def index(self) -> float | None:
+        """The population stability index."""
+        if len(self._latest) < ENOUGH:
+            return None
+        return stability_index(tuple(self._reference), tuple(self._counts))
+
+    @property
+    def outside(self) -> float | None:
+        """The share of values outside the range of the calibration."""
+        count = len(self._latest)
+        return self._beyond / count if count >= ENOUGH else None
 
 
 def stability_index(reference: tuple[int, ...], found: tuple[int, ...]) -> float:

@@ -17,6 +17,7 @@ from service.bundle.manifest import Manifest, Sampling
 from service.bundle.store import Bundle
 from service.engine.base import EngineInfo
 from service.errors import InvalidParameter
+from service.inputs import Inputs
 from service.media.frames import Clip, Decoded, ImageInfo, Window, Windows
 from service.media.sample import uniform
 from service.media.workers import DecodePool
@@ -56,6 +57,8 @@ class Predictor:
         self.replicas = replicas
         self._decoders = decoders
         self._postprocess = bundle.postprocess()
+        quantized = any(replica.engine.info.precision == "int8" for replica in replicas)
+        self.inputs = Inputs(bundle.manifest) if quantized else None
 
     @property
     def manifest(self) -> Manifest:
@@ -70,10 +73,15 @@ class Predictor:
     def golden_difference(self) -> float:
         return max(replica.golden_difference for replica in self.replicas)
 
+    def input_drift(self) -> dict[str, tuple[float, float]]:
+        """By measure, as `Shift` has it: index and share outside. Empty where nothing is known yet, or nothing runs in INT8."""
+        read = ((name, shift.index, shift.outside) for name, shift in self.inputs.shifts.items()) if self.inputs else ()
+        return {name: (index, outside) for name, index, outside in read if index is not None and outside is not None}
+
     def asked(self, *, deadline: float, priority: Priority) -> Asked:
         """The networks, for one request, on the device with the least to do."""
         replica = min(self.replicas, key=lambda each: each.batcher.pending_rows)
-        return replica.asked(deadline=deadline, priority=priority)
+        return replica.asked(deadline=deadline, priority=priority, inputs=self.inputs)
 
     def device_s(self, frames: int) -> float:
         """What a clip of `frames` will take of the device, by what others took; 0 where there were none yet."""

@@ -15,6 +15,7 @@ from service.batcher import Batcher
 from service.bundle.manifest import Stage
 from service.engine.base import Engine
 from service.gathered import Gathered
+from service.inputs import Inputs
 from service.priority import Priority
 from service.waiting import Rows
 
@@ -32,9 +33,9 @@ class Replica:
         engine = self.engine
         return sum(self.batcher.seconds((id(engine), stage), frames) for stage in engine.info.stages)
 
-    def asked(self, *, deadline: float, priority: Priority) -> Asked:
-        """For one request; `deadline` in monotonic seconds."""
-        return Asked(self, deadline, priority)
+    def asked(self, *, deadline: float, priority: Priority, inputs: Inputs | None = None) -> Asked:
+        """For one request; `deadline` in monotonic seconds. `inputs` counts the frames that enter the network."""
+        return Asked(self, deadline, priority, inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +45,30 @@ class Asked:
     replica: Replica
     deadline: float
     priority: Priority
+    inputs: Inputs | None = None
 
     async def encode(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.generic], Rows | None]:
-        """What the last network reads of `frames` `[N, H, W, C]`, row by row, and how its making ran.
+        """What the last network reads of `frames` `[N, H, W, C]` of a longer video, row by row, and how its making ran.
 
         Features `[N, D]`; for a clip network the frames themselves, and None, because nothing ran.
         """
-        if self.replica.engine.info.stages == ("clip",):
-            return frames, None
-        rows = await self.run("encoder", frames)
-        return rows.outputs["features"], rows
+        rows = None if self.replica.engine.info.stages == ("clip",) else await self.run("encoder", frames)
+        if self.inputs is not None:
+            self.inputs.stretch(frames)
+        return (frames, None) if rows is None else (rows.outputs["features"], rows)
 
     async def clip(self, frames: NDArray[np.uint8]) -> tuple[Rows | None, Rows]:
         """What the model says of one clip of `frames` `[N, H, W, C]`: how its encoder ran, if it has one, and its last network."""
         batcher, engine = self.replica.batcher, self.replica.engine
         if engine.info.stages == ("clip",):
-            return None, await self.judge(frames)
+            judged = await self.judge(frames)
+            self.note(frames[None])
+            return None, judged
         began = time.monotonic()
         encoded, judged = await batcher.run_clip(engine, frames, deadline=self.deadline, priority=self.priority)
         _trace("encode", encoded, began=began, rows=len(frames))
         _trace("head", judged, began=began + encoded.queue_s + encoded.run_s, rows=1)
+        self.note(frames[None])
         return encoded, judged
 
     async def judge(self, source: NDArray[np.generic], chosen: Sequence[Sequence[int]] | None = None) -> Rows:
@@ -100,6 +105,11 @@ class Asked:
         ran = await batcher.run(engine, stage, rows, deadline=self.deadline, priority=self.priority)
         _trace("head" if stage == "head" else "encode", ran, began=began, rows=len(rows))
         return ran
+
+    def note(self, clips: NDArray[np.generic]) -> None:
+        """Count clips `[B, T, H, W, C]` of frames that went through `run`; the other methods count for themselves."""
+        if self.inputs is not None:
+            self.inputs.clips(clips.astype(np.uint8, copy=False))
 
     @property
     def _last(self) -> Stage:

@@ -91,6 +91,19 @@ def test_what_was_counted_of_a_model_leaves_with_it() -> None:
     assert value(telemetry, "marey_stage_seconds_count", model="n", stage="encode") == 1, "it begins anew"
 
 
+def test_how_far_inputs_are_is_told_of_those_models_that_know_and_leaves_with_them() -> None:
+    telemetry = Telemetry()
+    knows = ModelReading("m", "1", "openvino", "int8", 1, 0, 0, 0, {"brightness": (0.3, 0.5), "contrast": (0.1, 0.0)})
+    served = [knows, ModelReading("n", "1", "openvino", "int8", 1, 0, 0, 0)]
+    telemetry.watch_models(lambda: served)
+    assert value(telemetry, "marey_input_drift_psi", model="m", version="1", of="brightness") == 0.3
+    assert value(telemetry, "marey_input_drift_psi", model="m", version="1", of="contrast") == 0.1
+    assert value(telemetry, "marey_input_outside_ratio", model="m", version="1", of="brightness") == 0.5
+    assert not [name for name, labels in samples(telemetry) if "input" in name and ("model", "n") in labels]
+    served.pop(0)
+    assert not [name for name, _ in samples(telemetry) if "input" in name]
+
+
 def test_counts_that_are_read_are_counters_and_the_others_gauges() -> None:
     telemetry = Telemetry()
     telemetry.watch_count("marey_x", "X.", lambda: 3)
@@ -136,5 +149,7 @@ def test_names_say_their_unit_and_are_those_that_dashboards_know(served) -> None
         "marey_answers_total",
         "marey_answer_probability",
         "marey_drift_psi",
+        "marey_input_drift_psi",
+        "marey_input_outside_ratio",
         "marey_ready",
     }

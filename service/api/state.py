@@ -139,6 +139,7 @@ class State:
                 memory_bytes=held.nbytes if (held := model.held) is not None else 0,
                 leases=held.leases if held is not None else 0,
                 requests=model.requests,
+                inputs=held.predictor.input_drift() if held is not None else {},
             )
             for model in self.registry.known
             if model.servable

@@ -9,6 +9,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from service.bundle.frame_statistics import FrameStatistics
+
 SCHEMA_VERSION = 1
 # What a bundle and its version may be called: both become part of addresses and file names.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -178,7 +180,7 @@ class Golden(Frozen):
 
 
 class Calibration(Frozen):
-    """What the INT8 ranges were taken from. `forced`: what was wrong with the result that somebody insisted on."""
+    """What the INT8 ranges were taken from. `forced`: what was wrong with the result that was insisted on; `statistics`: of its frames."""
 
     data: str
     data_sha256: str
@@ -188,6 +190,7 @@ class Calibration(Frozen):
     quantizer: str
     skipped: tuple[str, ...] = ()
     forced: str | None = None
+    statistics: FrameStatistics | None = None
 
 
 class Metric(Frozen):

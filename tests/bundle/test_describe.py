@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from service.bundle.describe import describe
-from service.bundle.manifest import Input, Network, Step
+from service.bundle.frame_statistics import FrameStatistics
+from service.bundle.manifest import Calibration, Input, Network, Step
 from service.bundle.store import Bundle
 from tests.clip_bundle import make_clip_bundle
 
@@ -42,3 +43,13 @@ def test_a_clip_network_is_told_with_its_length_and_its_further_outputs(tmp_path
     assert row(fixed, "clip.int8").startswith("clip.int8.onnx, ")
     assert "at most" in row(free, "sampling")
     assert "and no other number" in row(fixed, "sampling")
+
+
+def test_the_calibration_is_told_with_the_light_of_its_frames(tmp_path: Path) -> None:
+    light = FrameStatistics(brightness=tuple(range(10, 121, 11)), contrast=tuple(range(3, 14)))
+    fields = {"data": "photos", "data_sha256": "0", "frames": 200, "method": "MinMax", "quantizer": "onnxruntime"}
+    made = make_clip_bundle(tmp_path / "made", int8=4, calibration=Calibration(**fields, statistics=light))
+    assert row(made, "calibration") == "MinMax on 200 frames of photos (no split)"
+    assert row(made, "its frames") == "brightness 10 to 120, contrast 3 to 13 of 255 levels"
+    before = make_clip_bundle(tmp_path / "before", int8=4, calibration=Calibration(**fields))
+    assert "its frames" not in describe(before)

@@ -115,4 +115,6 @@ class Network:
             ran = await asked.run(stage, rows)
             outputs, batch = ran.outputs, batch or ran.batch_size
             queue_s, run_s[stage] = queue_s + ran.queue_s, ran.run_s
+        if self.part != "head":
+            asked.note(tensor if self.reads_clips else tensor[:, None])
         return Ran({spec.name: outputs[spec.name] for spec in self.outputs}, batch, queue_s, run_s)
