@@ -1,4 +1,4 @@
-"""Judge a bundle on labelled clips, and write what was found into it: report.json, report.md, confusion matrices, metrics."""
+"""Judge a bundle on labelled clips, and write what was found into it: report.json, report.md, report.html, pictures, metrics."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from models.data.motion import Motion
 from models.errors import DataError
 from models.judging import latency
 from models.judging.accept import Verdict, accept
+from models.judging.compared import comparisons, reliabilities
+from models.judging.confusion import confusion_entry, confusion_png
+from models.judging.flips import PICTURE
 from models.judging.judge import Judged, Runner, judge, runners_of
 from models.judging.localise import picture_auc, where
 from models.judging.metrics import Auc, agreement, auc, figures
-from models.judging.report import Report, confusion_entry, confusion_png, markdown
+from models.judging.report import Report
+from models.judging.written import REPORT, write_report
 from models.recipe import Score
-from service.bundle.manifest import Metric
-from service.bundle.store import Bundle, rewrite_bundle
+from service.bundle.manifest import Manifest, Metric
+from service.bundle.store import Bundle
 from service.errors import EngineError
-
-REPORT = "report.json"
 
 
 def assess(
@@ -37,11 +39,13 @@ def assess(
     max_drop: float = 0.01,
     score: Score | None = None,
     command: str | None = None,
+    show_data: bool = True,
 ) -> tuple[Bundle, Report]:
     """Judge every artifact (or the `runners`) on `split`, and INT8's agreement with float on val and `split` together.
 
-    `score`: "auc" adds the area under the ROC curve; None keeps to what was asked for before. Figures of other engines, precisions and splits stay beside the new ones. Raises DataError, EngineError or BundleError;
-    the bundle is then as it was.
+    `score`: "auc" adds the area under the ROC curve; None keeps to what was asked for before. Without `show_data` no picture of the
+    data is put into the bundle: for one that is handed on. Figures of other engines, precisions and splits stay beside the new ones.
+    Raises DataError, EngineError or BundleError; the bundle is then as it was.
     """
     one_class_each(bundle)
     runners = runners or runners_of(bundle)
@@ -61,15 +65,24 @@ def assess(
         report["score"] = score
     part = judged.part(split)
     said = answers(part.samples, part.truth, part.probabilities, root=dataset.root)
-    before = report.setdefault("answers", {}).get(split)
-    if before is not None and before["order"] == said["order"]:  # of other engines and precisions
-        said["wrong"] = before["wrong"] | said["wrong"]
+    known = report.setdefault("answers", {}).get(split)
+    if known is not None and known["order"] == said["order"]:  # of other engines and precisions
+        said["wrong"] = known["wrong"] | said["wrong"]
     report["answers"][split] = said
     if found := where(bundle, judged, dataset, split=split):
         report["localisation"] = _merged(
             report.get("localisation", []), found, by=("engine", "precision", "split", "by")
         )
-    return _write(bundle, judged, report, split=split, verdict=verdict, command=command)
+    report["reliability"] = _merged(
+        report.get("reliability", []), reliabilities(judged, split=split), by=("engine", "precision", "split")
+    )
+    rows, pictures = comparisons(bundle, judged, dataset, split=split, show_data=show_data)
+    redrawn = bool(rows) or not show_data
+    before = [row | {"pictured": row.get("pictured", False) and not redrawn} for row in report.get("comparison", [])]
+    report["comparison"] = _merged(before, rows, by=("engine", "split"))
+    changed = _noted(bundle, judged, report, split=split, verdict=verdict, command=command)
+    pictures |= _confusions(bundle, judged, split=split)
+    return write_report(bundle, changed, report, pictures=pictures, without=(PICTURE,) if redrawn else ()), report
 
 
 def answers(
@@ -123,12 +136,12 @@ def time_only(bundle: Bundle, *, runs: int = 5, command: str | None = None) -> t
         report["not_timed"] = str(error)
     if command is not None:
         report["command"] = command
-    return rewrite_bundle(bundle, bundle.manifest, report_files(report)), report
+    return write_report(bundle, bundle.manifest, report), report
 
 
 def note(bundle: Bundle, found: Report) -> Bundle:
     """The bundle with `found` in its report, in place of what stood there by the same names."""
-    return rewrite_bundle(bundle, bundle.manifest, report_files(read_report(bundle) | found))
+    return write_report(bundle, bundle.manifest, read_report(bundle) | found)
 
 
 def read_report(bundle: Bundle) -> Report:
@@ -150,13 +163,29 @@ def _latency(bundle: Bundle, runners: Sequence[Runner], report: Report, *, runs:
     return _merged(report.get("latency", []), found, by=("engine", "precision"))
 
 
-def _write(
+def _confusions(bundle: Bundle, judged: Judged, *, split: str) -> dict[str, bytes]:
+    """A picture for each runner, by its file's name."""
+    part, manifest = judged.part(split), bundle.manifest
+    pictures = {}
+    for runner, rows in part.probabilities.items():
+        found = figures(rows, part.truth)
+        title = f"{manifest.name}, {runner}, {split}, n={found.n}"
+        pictures[_confusion_file(runner, split)] = confusion_png(found.confusion, manifest.labels, title=title)
+    return pictures
+
+
+def _confusion_file(runner: Runner, split: str) -> str:
+    return f"confusion-{runner.engine}-{runner.precision}-{split}.png"
+
+
+def _noted(
     bundle: Bundle, judged: Judged, report: Report, *, split: str, verdict: Verdict | None, command: str | None
-) -> tuple[Bundle, Report]:
+) -> Manifest:
+    """What was found, put into `report`; the manifest with its metrics."""
     labels = bundle.manifest.labels
     part = judged.part(split)
     float_ = Runner("openvino", "fp32")
-    metrics, confusion, pictures = [], {}, {}
+    metrics, confusion = [], {}
     for runner, rows in part.probabilities.items():
         found = figures(rows, part.truth)
         same = (
@@ -181,15 +210,13 @@ def _write(
             )
         )
         confusion[f"{runner} {split}"] = confusion_entry(found.confusion, labels)
-        title = f"{bundle.manifest.name}, {runner}, {split}, n={found.n}"
-        pictures[f"confusion-{runner.engine}-{runner.precision}-{split}.png"] = confusion_png(
-            found.confusion, labels, title=title
-        )
     figures_now = [metric.model_dump(mode="json", exclude_none=True) for metric in metrics]
     report |= {
         "accuracy": _merged(report.get("accuracy", []), figures_now, by=("engine", "precision", "split")),
         "confusion": report.get("confusion", {}) | confusion,
-        "confusion_png": sorted({*report.get("confusion_png", []), *pictures}),
+        "confusion_png": sorted(
+            {*report.get("confusion_png", []), *(_confusion_file(each, split) for each in part.probabilities)}
+        ),
     }
     if verdict is not None:
         report["verdict"] = {
@@ -203,8 +230,7 @@ def _write(
     if command is not None:
         report["command"] = command
     kept = tuple(Metric.model_validate(each) for each in report["accuracy"])
-    manifest = bundle.manifest.model_copy(update={"metrics": kept})
-    return rewrite_bundle(bundle, manifest, {**report_files(report), **pictures}), report
+    return bundle.manifest.model_copy(update={"metrics": kept})
 
 
 def _area(bundle: Bundle, rows: NDArray[np.float32], truth: NDArray[np.int64]) -> Auc:
@@ -221,9 +247,3 @@ def _merged(old: list[Report], new: list[Report], *, by: tuple[str, ...]) -> lis
     """`new`, and those of `old` that differ from all of them in `by`."""
     now = {tuple(row[name] for name in by) for row in new}
     return [row for row in old if tuple(row[name] for name in by) not in now] + new
-
-
-def report_files(report: Report) -> dict[str, bytes]:
-    """The report as the files that a bundle holds."""
-    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    return {REPORT: text.encode(), str(Path(REPORT).with_suffix(".md")): markdown(report, full=True).encode()}

@@ -1,83 +1,27 @@
-"""`report.json` and, drawn from it alone, `report.md` and the confusion matrices as PNG."""
+"""`report.md`, drawn from `report.json` alone."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from models.export.report.reading import how_it_was_read
 from models.export.report.table import markdown_table, parts, steps, warnings
+from models.judging.flips import flip_lines
+from models.judging.per_class import class_lines
+from models.judging.quantized import method_lines, plan_lines, recurrent_lines, sensitivity_lines
+from models.judging.reliability import reliability_lines
 
 Report = dict[str, Any]
 
-# Above this many classes neither axis labels nor a full matrix can be read.
-READABLE_CLASSES = 30
-
-
-def confusion_entry(matrix: NDArray[np.int64], labels: Sequence[str]) -> Report:
-    """The whole matrix for few classes; for many, the pairs that were confused, most often first."""
-    if len(labels) <= READABLE_CLASSES:
-        return {"labels": list(labels), "matrix": matrix.tolist()}
-    wrong = matrix - np.diag(np.diag(matrix))
-    pairs = sorted(zip(*np.nonzero(wrong), strict=True), key=lambda pair: (-wrong[pair], pair))
-    return {
-        "confused": [
-            {"truth": labels[truth], "predicted": labels[predicted], "count": int(wrong[truth, predicted])}
-            for truth, predicted in pairs[:100]
-        ]
-    }
-
-
-def confusion_png(matrix: NDArray[np.int64], labels: Sequence[str], *, title: str) -> bytes:
-    """Truth down, prediction across: for few classes each cell's count and share of its row, for many a dot a confusion."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  # 0.5 s that only a report pays
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    few = len(labels) <= READABLE_CLASSES
-    side = 2.5 + 0.55 * len(labels) if few else 6.0
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set(title=title, xlabel="predicted", ylabel="true")
-    if few:
-        _draw_cells(axes, matrix, labels)
-    else:
-        _draw_dots(axes, matrix)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _draw_cells(axes: Any, matrix: NDArray[np.int64], labels: Sequence[str]) -> None:
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.figure.colorbar(drawn, ax=axes, label="share of the true class", shrink=0.8)
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
-    for (row, column), count in np.ndenumerate(matrix):
-        color = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, str(count), ha="center", va="center", color=color)
-
-
-def _draw_dots(axes: Any, matrix: NDArray[np.int64]) -> None:
-    """Cells of a thousand classes are smaller than a pixel, and would be lost."""
-    truth, predicted = np.nonzero(matrix)
-    right = truth == predicted
-    for name, chosen, color in (("right", right, "tab:blue"), ("wrong", ~right, "tab:red")):
-        count = int(matrix[truth[chosen], predicted[chosen]].sum())
-        axes.scatter(predicted[chosen], truth[chosen], s=5, color=color, label=f"{name} ({count})")
-    axes.set(xlim=(-10, len(matrix) + 10), ylim=(len(matrix) + 10, -10), aspect="equal")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+# An interval of accuracy that is wider than this is said to be wide.
+_WIDE = 0.1
 
 
 def markdown(report: Mapping[str, Any], *, full: bool = False) -> str:
     """The report for a person: each figure with its n, split and interval. `full`: with every layer, as in the file."""
     bundle = report.get("bundle", {"name": "not judged yet", "version": ""})
-    export = report.get("export", {})
+    export, quantization = report.get("export", {}), report.get("quantization", {})
     lines = [f"# {bundle['name']} {bundle['version']}".rstrip(), ""]
     if bundle.get("description"):
         lines += [bundle["description"], ""]
@@ -85,16 +29,22 @@ def markdown(report: Mapping[str, Any], *, full: bool = False) -> str:
         ("Accuracy", _accuracy(report)),
         ("Turned and moved", _robustness(report)),
         ("INT8 against float", _verdict(report)),
+        *_compared(report),
+        ("Confidence", reliability_lines(report.get("reliability", []))),
         ("Latency", _latency(report)),
         ("Size", _size(report)),
+        ("Which INT8", method_lines(quantization)),
+        ("What stays in float", plan_lines(quantization)),
+        ("Sensitivity", sensitivity_lines(quantization)),
+        ("Recurrent layers", recurrent_lines(quantization)),
         ("How it was read", how_it_was_read(export, report.get("read", {}))),
         ("What became what", parts(export, full=False) or _graph(report)),
         ("Step by step on a GPU", steps(export)),
         ("What INT8 may hurt", _hurts(report)),
         ("Parity of the export", _parity(report)),
         ("Confusion", [f"![{name}]({name})" for name in report.get("confusion_png", [])]),
-        ("Every layer", parts(export, full=True) if full else []),
         ("Made by", [f"`{report['command']}`"] if report.get("command") else []),
+        ("Every layer", parts(export, full=True) if full else []),
     ):
         if section:
             lines += [f"## {title}", "", *section, ""]
@@ -115,7 +65,38 @@ def _accuracy(report: Mapping[str, Any]) -> list[str]:
                 f"{figure['macro_f1']:.3f}",
             ]
         )
-    return markdown_table(["engine", "split (n)", "accuracy [95 % Wilson]", "top-5", "macro-F1"], rows) if rows else []
+    table = markdown_table(["engine", "split (n)", "accuracy [95 % Wilson]", "top-5", "macro-F1"], rows) if rows else []
+    return [*table, *_wide(report)]
+
+
+def _wide(report: Mapping[str, Any]) -> list[str]:
+    """What a small n means, for each split that is one."""
+    widest: dict[tuple[str, int], float] = {}
+    for figure in report.get("accuracy", []):
+        low, high = figure["accuracy_interval"]
+        split = (figure["split"], figure["n"])
+        widest[split] = max(widest.get(split, 0.0), high - low)
+    return [
+        line
+        for (split, n), width in widest.items()
+        if width > _WIDE
+        for line in (
+            "",
+            f"n = {n} on {split} is small: an accuracy may be anywhere in an interval {100 * width:.0f} points wide.",
+        )
+    ]
+
+
+def _compared(report: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """For each engine and split that was judged, class by class, and the clips on which INT8 and float differ."""
+    found = report.get("comparison", [])
+    sections = []
+    for row in found:
+        of = "" if len(found) == 1 else f": {row['engine']}, {row['split']}"
+        if "difference" in row:
+            sections.append((f"Flips{of}", flip_lines(row["difference"], pictured=row.get("pictured", False))))
+        sections.append((f"Class by class{of}", class_lines(row["classes"], split=row["split"])))
+    return sections
 
 
 def _robustness(report: Mapping[str, Any]) -> list[str]:
