@@ -17,7 +17,8 @@ from models.data.layout import is_dataset
 from models.data.load import IMAGES, VIDEOS
 from models.data.motion import Motion
 from models.errors import DataError
-from models.quantize import CalibrationData
+from models.quantize import CalibrationData, Trial
+from models.quantize.frames import check_pictures
 from service.bundle.manifest import Manifest
 from service.errors import MareyError
 from service.media.sample import uniform
@@ -26,6 +27,7 @@ MIN_FRAMES = 32
 # A network that takes whole clips is shown as many of them at least, as far as they reach: clips differ more than their frames do.
 _MIN_CLIPS = 32
 DEFAULT_FRAMES = 512
+_TRIAL_FRAMES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,26 @@ def from_dataset(
     samples = _stratified(dataset.split(split), seed)
     used, parts = _load(dataset, samples, manifest, limit)
     return _joined(parts, CalibrationData(dataset.root.name, dataset.digest(used), split))
+
+
+def trial_of(dataset: Dataset, manifest: Manifest, *, split: str = "val", seed: int = 0) -> Trial | None:
+    """Clips of `split`, which gave no ranges, to choose between quantized networks by: whole ones, as they are served; None where it is empty.
+
+    As many of each class as there are, up to 1,024 frames in all.
+    """
+    samples = _stratified([sample for sample in dataset.samples if sample.split == split], seed)
+    whole = _whole_clip(manifest)
+    used: list[Sample] = []
+    clips: list[NDArray[np.uint8]] = []
+    for sample in tqdm(samples[:_TRIAL_FRAMES], desc=split, unit="clip", disable=None):
+        clip = dataset.load(sample, spec=manifest.input, sampling=manifest.sampling).frames
+        if whole is not None:
+            clip = clip[list(uniform(len(clip), whole, short_clip="repeat"))]
+        if sum(map(len, clips)) + len(clip) > _TRIAL_FRAMES:
+            break
+        used.append(sample)
+        clips.append(clip)
+    return Trial(split, tuple(clips), np.array(dataset.class_ids(used), np.int64)) if clips else None
 
 
 def from_folder(
@@ -84,7 +106,9 @@ def _stratified(samples: Sequence[Sample], seed: int) -> list[Sample]:
 
 def _joined(parts: Sequence[NDArray[np.uint8]], source: CalibrationData) -> CalibrationFrames:
     lengths = {len(part) for part in parts}
-    return CalibrationFrames(np.concatenate(parts), lengths.pop() if len(lengths) == 1 else 1, source)
+    frames = np.concatenate(parts)
+    check_pictures(frames)
+    return CalibrationFrames(frames, lengths.pop() if len(lengths) == 1 else 1, source)
 
 
 def _load(

@@ -17,7 +17,7 @@ from typing import Any
 
 import onnx
 
-from models.calibration import CalibrationFrames, from_dataset
+from models.calibration import CalibrationFrames, from_dataset, trial_of
 from models.data.dataset import Dataset
 from models.errors import QuantizationRefused
 from models.export.exporter import export_model
@@ -28,7 +28,7 @@ from models.judging.assess import assess, note, one_class_each, time_only
 from models.judging.locate import located
 from models.judging.report import Report
 from models.provenance import file_sha256, packages
-from models.quantize import quantize_bundle
+from models.quantize import Trial, quantize_bundle
 from models.recipe import Recipe
 from models.training.train import RUN, train
 from service.bundle.manifest import Provenance
@@ -36,6 +36,8 @@ from service.bundle.store import MANIFEST, Bundle, open_bundle, rewrite_bundle, 
 
 _log = logging.getLogger(__name__)
 
+# Of the layers of a refused network, so many are named.
+_WORST = 10
 # Of run.json, what a table or a reader asks for.
 _NOTED = ("seconds", "parameters", "trainable", "val", "machine", "stages")
 
@@ -86,7 +88,8 @@ def run(
             return
         plan = recipe.calibration
         frames = from_dataset(dataset, bundle.manifest, split=plan.split, limit=plan.frames)
-        _quantize(bundle, frames, target, skip=plan.skip)
+        trial = _trial(bundle, dataset, calibrated=plan.split, judged=recipe.data.assess)
+        _quantize(bundle, frames, target, skip=plan.skip, trial=trial, max_drop=max_drop)
 
     quantized = _stage(work / "quantized", [*made_from, file_sha256(exported / MANIFEST)], quantize)
     judged = copy_bundle(open_bundle(quantized), work / "judged")
@@ -143,7 +146,10 @@ def quantize_judged(
     staging = bundle.path.with_name(f".{bundle.path.name}.int8")
     try:
         if _suits_int8(bundle):
-            changed = _quantize(bundle, calibration, staging, skip=skip)
+            trial = (
+                None if dataset is None else _trial(bundle, dataset, calibrated=calibration.source.split, judged=split)
+            )
+            changed = _quantize(bundle, calibration, staging, skip=skip, trial=trial, max_drop=max_drop)
         else:
             changed = note(copy_bundle(bundle, staging), {"quantization": {"refused": NOTHING}})
         if dataset is None:
@@ -167,8 +173,13 @@ def accepted(bundle: Bundle, report: Report, *, force: bool) -> Bundle:
     if verdict is None or verdict["accepted"]:
         return bundle
     if not force:
+        worst = report.get("quantization", {}).get("sensitivity", {}).get("rows", [])[:_WORST]
+        table = "".join(
+            f"\n  {row['kl']:.2g} nats  same top-1 {row['top1_agreement']:.1%}  {row['node']}" for row in worst
+        )
         raise QuantizationRefused(
             f"{verdict['sentence']}; give more calibration frames, allow more with --max-drop, or insist with --force"
+            + (f". What INT8 costs most in, each layer alone:{table}" if table else "")
         )
     calibration = bundle.manifest.calibration
     assert calibration is not None
@@ -182,9 +193,29 @@ def copy_bundle(bundle: Bundle, target: Path) -> Bundle:
     return write_bundle(target, bundle.manifest, files)
 
 
-def _quantize(bundle: Bundle, found: CalibrationFrames, out: Path, *, skip: Sequence[str] = ()) -> Bundle:
+def _trial(bundle: Bundle, dataset: Dataset, *, calibrated: str | None, judged: str) -> Trial | None:
+    """Clips of val to choose the quantized network by; None where they gave the ranges, or are to judge it."""
+    return None if "val" in (calibrated, judged) else trial_of(dataset, bundle.manifest)
+
+
+def _quantize(
+    bundle: Bundle,
+    found: CalibrationFrames,
+    out: Path,
+    *,
+    skip: Sequence[str],
+    trial: Trial | None,
+    max_drop: float,
+) -> Bundle:
     return quantize_bundle(
-        bundle, frames=found.frames, calibration=found.source, clip_frames=found.clip_frames, skip=skip, out=out
+        bundle,
+        frames=found.frames,
+        calibration=found.source,
+        clip_frames=found.clip_frames,
+        skip=skip,
+        trial=trial,
+        max_drop=max_drop,
+        out=out,
     )
 
 

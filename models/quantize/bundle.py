@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 
 from models.errors import ExportRefused
 from models.export.artifact import REPORT, artifact, json_bytes
+from models.quantize.frames import unlike
 from models.quantize.measure import agreement, golden_difference, tolerance
-from models.quantize.qdq import METHOD, quantize_network, sizes
+from models.quantize.qdq import quantize_network, sizes
 from models.quantize.ranges import activation_ranges, range_warnings, ranges_sentence
+from models.quantize.search import Plan, search
+from models.quantize.trial import Trial
+from service.bundle.frame_statistics import statistics_of
 from service.bundle.manifest import Calibration, Manifest
 from service.bundle.store import MANIFEST, Bundle, open_bundle, write_bundle
 
@@ -41,12 +45,16 @@ def quantize_bundle(
     calibration: CalibrationData,
     skip: Sequence[str] = (),
     clip_frames: int = 1,
+    trial: Trial | None = None,
+    max_drop: float = 0.01,
     out: str | Path | None = None,
 ) -> Bundle:
     """Write the bundle anew, in place or to `out`, with INT8 beside its float encoder or clip network; raises ExportRefused, BundleError.
 
     `frames` `[N, H, W, C]` uint8 are what the server's own preprocessing makes of real data; each `clip_frames` of them are one clip:
     what a clip network takes, and where the agreement of INT8 with float is reported. A head stays float. `skip`: nodes that do, too.
+    On a `trial` the best ranges and repairs are searched, and the fewest nodes in float with which it loses at most `max_drop`; without, ranges are
+    as wide as what was seen.
     """
     source = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     manifest = source.manifest
@@ -57,7 +65,13 @@ def quantize_bundle(
     head = source.file("head").read_bytes() if stage == "encoder" else None
     model = onnx.load_from_string(floats)
     rows = frames if stage == "encoder" else clips
-    quantized = quantize_network(model, rows=rows, skip=skip)
+    old = json.loads(_files(source).get(REPORT, b"{}"))
+    if trial is None:
+        quantized, plan, tables = quantize_network(model, rows=rows, skip=skip), Plan(), {}
+    else:
+        known = old.get("quantization", {}).get("sensitivity")
+        found = search(model, head, rows=rows, trial=trial, skip=skip, max_drop=max_drop, known=known)
+        quantized, model, plan, tables = found.quantized, found.floats, found.plan, found.tables
     data = quantized.SerializeToString(deterministic=True)
     differences = golden_difference(data, head, source.golden())
     ranges = activation_ranges(model, quantized, rows)
@@ -70,9 +84,10 @@ def quantize_bundle(
         data_sha256=calibration.sha256,
         split=calibration.split,
         frames=len(frames),
-        method=METHOD,
+        method=str(plan),
         quantizer=f"onnxruntime {version('onnxruntime')}",
-        skipped=tuple(skip),
+        skipped=(*skip, *plan.floats),
+        statistics=statistics_of(frames),
     )
     updated = Manifest.model_validate(
         {
@@ -87,7 +102,7 @@ def quantize_bundle(
     )
     report = {
         "nodes": _counts(quantized),
-        "skipped": list(skip),
+        "skipped": [*skip, *plan.floats],
         "weights": sizes(quantized),
         "file_bytes": len(data),
         "golden_difference": differences,
@@ -95,10 +110,11 @@ def quantize_bundle(
         "calibration_agreement": agreement(floats, data, head, clips, multi_label=manifest.network.multi_label),
         "widest_ranges": ranges[:_WIDEST],
         "ranges": ranges_sentence(ranges),
-        "warnings": range_warnings(ranges),
+        "warnings": [*range_warnings(ranges), *_unlike(clips, trial)],
+        **tables,
     }
     files = _files(source)
-    files[REPORT] = json_bytes({**_of_float(json.loads(files.get(REPORT, b"{}"))), "quantization": report})
+    files[REPORT] = json_bytes({**_of_float(old), "quantization": report})
     return write_bundle(out or source.path, updated, {**files, entry.file: data})
 
 
@@ -121,6 +137,14 @@ def _clips(manifest: Manifest, frames: NDArray[np.uint8], clip_frames: int) -> N
         )
     count = len(frames) // clip_frames
     return frames[: count * clip_frames].reshape(count, clip_frames, *wanted)
+
+
+def _unlike(clips: NDArray[np.uint8], trial: Trial | None) -> list[str]:
+    """What tells the middle frames of the calibration clips from those of the trial's."""
+    if trial is None:
+        return []
+    middles = np.stack([clip[len(clip) // 2] for clip in trial.clips])
+    return unlike(clips[:, clips.shape[1] // 2], middles, split=trial.split)
 
 
 def _files(bundle: Bundle) -> dict[str, bytes]:

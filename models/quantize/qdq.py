@@ -1,7 +1,7 @@
 """Place Q/DQ around the convolutions and products of an encoder or a clip network, with ranges from calibration frames.
 
-The recipe: symmetric int8, per-channel weights, MinMax ranges, biases in float32, no Q/DQ on outputs as such. Of the two
-inputs of a residual Add only the skip passes Q/DQ, so that engines fuse the other's convolution with the Add.
+The recipe: symmetric int8, per-channel weights, biases in float32, no Q/DQ on outputs as such. Of the two inputs of a
+residual Add only the skip passes Q/DQ, so that engines fuse the other's convolution with the Add.
 
 # Note [Four channels]
 On CPUs with AMX, OpenVINO 2026.4 gives wrong numbers for an INT8 convolution over space and time that pads the time of one single frame, where its
@@ -12,11 +12,9 @@ channel of zeros, and the kernels as many weights: right again, INT8 in TensorRT
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,65 +25,92 @@ from onnx import numpy_helper
 from models.errors import ExportRefused
 from models.export.graphs.finish import finish
 from models.export.half import widen
-from models.export.report.cost import attribute, layer_name
+from models.export.report.cost import attribute, constants_of, layer_name
 from models.export.report.eight_bits import NOTHING, int8_nodes
 from models.quantize.legal import assert_legal
+from models.quantize.observe import observe
+from models.quantize.thresholds import METHODS
 
-METHOD = "MinMax"
+_LEVELS = 127
 _KINDS = ["Conv", "MatMul", "Gemm", "Add"]
-_BATCH = 8  # frames at a time, whole clips at least; the ranges do not depend on it
 
 
-class _Rows:
-    """What onnxruntime's calibrator asks for: one batch after another, and None at the end."""
-
-    def __init__(self, rows: NDArray[np.uint8], name: str) -> None:
-        batch = _BATCH if rows.ndim == 4 else max(1, _BATCH // rows.shape[1])
-        self._batches: Iterator[NDArray[np.uint8]] = (
-            rows[start : start + batch] for start in range(0, len(rows), batch)
-        )
-        self._name = name
-
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {self._name: np.ascontiguousarray(batch)}
-
-
-def quantize_network(model: onnx.ModelProto, *, rows: NDArray[np.uint8], skip: Sequence[str] = ()) -> onnx.ModelProto:
+def quantize_network(
+    model: onnx.ModelProto, *, rows: NDArray[np.uint8], skip: Sequence[str] = (), method: str = "MinMax"
+) -> onnx.ModelProto:
     """`model`, whose weights may be stored in half precision, with Q/DQ on what `int8_nodes` names.
 
-    `rows` give the ranges: frames `[N, H, W, C]` for an encoder, clips `[N, T, H, W, C]` for a clip network. `skip`: nodes that stay
-    float, by their name, their layer's name, or a pattern such as `block1*`. Raises ExportRefused for one that fits nothing, where
-    nothing would be INT8, or where the graph is not legal.
+    `rows` give the ranges by `method`, one of `METHODS`: frames `[N, H, W, C]` for an encoder, clips `[N, T, H, W, C]` for a clip network.
+    `skip` as in `chosen_nodes`. Raises ExportRefused where nothing would be INT8, or where the graph is not legal.
+    """
+    wide = widen(model)
+    chosen = chosen_nodes(wide.graph, skip)
+    found = observe(wide, rows, quantized_tensors(wide.graph, chosen))
+    return place(wide, {name: METHODS[method](each) for name, each in found.items()}, chosen)
+
+
+def chosen_nodes(graph: onnx.GraphProto, skip: Sequence[str] = ()) -> tuple[str, ...]:
+    """What `int8_nodes` names, but for `skip`: nodes by their name, their layer's name, or a pattern such as `block1*`.
+
+    Raises ExportRefused for one that fits nothing, and where nothing is left.
+    """
+    eligible = int8_nodes(graph)
+    if not eligible:
+        raise ExportRefused(f"{NOTHING}; serve it in float")
+    names = [node.name for node in graph.node]
+    for wanted in skip:
+        if not any(_fits(name, wanted) for name in names):
+            raise ExportRefused(
+                f"there is no node {wanted!r} to skip; nodes are named layer/Kind, such as {eligible[0]!r}, and patterns such as 'block1*' name several"
+            )
+    chosen = tuple(name for name in eligible if not any(_fits(name, wanted) for wanted in skip))
+    if not chosen:
+        raise ExportRefused(
+            f"all {len(eligible)} nodes that could be INT8 are skipped; skip fewer, or serve the network in float"
+        )
+    return chosen
+
+
+def quantized_tensors(graph: onnx.GraphProto, chosen: Iterable[str]) -> tuple[str, ...]:
+    """The tensors that the nodes `chosen` read in 8 bits and that rows reach: those that need a range."""
+    wanted, constants = set(chosen), constants_of(graph)
+    read = (name for node in graph.node if node.name in wanted for name in node.input[:2])
+    return tuple(dict.fromkeys(name for name in read if name not in constants))
+
+
+def place(wide: onnx.ModelProto, thresholds: Mapping[str, float], chosen: Sequence[str]) -> onnx.ModelProto:
+    """`wide`, whose weights are plain float32, with Q/DQ around the nodes `chosen`: levels from -127 to 127 reach ± the threshold of a tensor.
+
+    Raises ExportRefused where the graph is not legal.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static  # noqa: PLC0415 -- after the variable
+    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorData, TensorsData  # noqa: PLC0415 -- after the variable
 
-    wide = widen(model)
-    chosen = _chosen(wide.graph, skip)
-    _four_channels(wide.graph, chosen)
-    with tempfile.TemporaryDirectory(prefix="marey-int8-") as folder:
-        target = Path(folder) / "network.onnx"
-        wide.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")  # folded already: no warning
-        quantize_static(
-            _with_shapes(wide),
-            target,
-            _Rows(rows, wide.graph.input[0].name),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=_KINDS,
-            per_channel=True,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_quantize=chosen,
-            calibrate_method=CalibrationMethod.MinMax,
-            extra_options={
-                "ActivationSymmetric": True,
-                "WeightSymmetric": True,
-                "QuantizeBias": False,  # else an INT32 DequantizeLinear, which TensorRT refuses
-                "OpTypesToExcludeOutputQuantization": _KINDS,
-            },
-        )
-        quantized = onnx.load(target)
+    padded = onnx.ModelProto.FromString(wide.SerializeToString())
+    sources = _four_channels(padded.graph, chosen)
+    bounds = {name: np.float32(threshold) for name, threshold in thresholds.items()}
+    bounds |= {name: bounds[source] for name, source in sources.items()}
+    ranges = {name: TensorData(lowest=-bound, highest=bound) for name, bound in bounds.items()}
+    quantizer = QDQQuantizer(
+        onnx.shape_inference.infer_shapes(padded),
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
+        nodes_to_quantize=list(chosen),
+        nodes_to_exclude=[],
+        op_types_to_quantize=_KINDS,
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,  # else an INT32 DequantizeLinear, which TensorRT refuses
+            "OpTypesToExcludeOutputQuantization": _KINDS,
+        },
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    quantized: onnx.ModelProto = quantizer.model.model
     _free_floats(quantized.graph, int8=frozenset(chosen))
     _free_main_branches(quantized.graph)
     _prune(quantized.graph)
@@ -97,33 +122,27 @@ def quantize_network(model: onnx.ModelProto, *, rows: NDArray[np.uint8], skip: S
     return quantized
 
 
-def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    return onnx.shape_inference.infer_shapes(model)
+def with_thresholds(quantized: onnx.ModelProto, thresholds: Mapping[str, float]) -> onnx.ModelProto:
+    """A copy of what `place` gave with other thresholds: nothing but the scales differs."""
+    changed = onnx.ModelProto.FromString(quantized.SerializeToString())
+    held = {tensor.name: tensor for tensor in changed.graph.initializer}
+    padded = {node.output[0]: node.input[0] for node in changed.graph.node if node.op_type == "Pad"}
+    for node in changed.graph.node:
+        name = padded.get(node.input[0], node.input[0])
+        if node.op_type == "QuantizeLinear" and thresholds.get(name, 0) > 0:
+            scale = np.array(thresholds[name] / _LEVELS, np.float32)
+            held[node.input[1]].CopyFrom(numpy_helper.from_array(scale, node.input[1]))
+    return changed
 
 
-def _chosen(graph: onnx.GraphProto, skip: Sequence[str]) -> list[str]:
-    eligible = int8_nodes(graph)
-    if not eligible:
-        raise ExportRefused(f"{NOTHING}; serve it in float")
-    names = [node.name for node in graph.node]
-    for wanted in skip:
-        if not any(_fits(name, wanted) for name in names):
-            raise ExportRefused(
-                f"there is no node {wanted!r} to skip; nodes are named layer/Kind, such as {eligible[0]!r}, and patterns such as 'block1*' name several"
-            )
-    chosen = [name for name in eligible if not any(_fits(name, wanted) for wanted in skip)]
-    if not chosen:
-        raise ExportRefused(
-            f"all {len(eligible)} nodes that could be INT8 are skipped; skip fewer, or serve the network in float"
-        )
-    return chosen
+def _four_channels(graph: onnx.GraphProto, chosen: Sequence[str]) -> dict[str, str]:
+    """Pad the input channels of 3D convolutions to a multiple of 4, see Note [Four channels]; grouped ones are never chosen.
 
-
-def _four_channels(graph: onnx.GraphProto, chosen: Sequence[str]) -> None:
-    """Pad the input channels of 3D convolutions to a multiple of 4, see Note [Four channels]; grouped ones are never chosen."""
+    Returns what was padded, by the name of the result.
+    """
     weights = {tensor.name: tensor for tensor in graph.initializer}
     readers = Counter(name for node in graph.node for name in node.input)
-    nodes = []
+    nodes, sources = [], dict[str, str]()
     for node in graph.node:
         kernel = weights.get(node.input[1]) if node.op_type == "Conv" and node.name in chosen else None
         if kernel is not None and len(kernel.dims) == 5 and kernel.dims[1] % 4 and not attribute(node, "group", 1) > 1:
@@ -138,9 +157,11 @@ def _four_channels(graph: onnx.GraphProto, chosen: Sequence[str]) -> None:
             if readers[kernel.name] == 1:
                 graph.initializer.remove(kernel)
             node.input[:2] = [target, f"{node.name}/kernel"]
+            sources[target] = source
         nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
     del graph.node[:]
     graph.node.extend(nodes)
+    return sources
 
 
 def _fits(name: str, wanted: str) -> bool:

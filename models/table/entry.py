@@ -88,6 +88,30 @@ class Answers(Frozen):
     wrong: dict[str, tuple[tuple[int, int], ...]]
 
 
+class Quantized(Frozen):
+    """How INT8 was chosen on `clips` of `split`, and what the gate found; `kl` in nats, `plain_kl` that of MinMax ranges without repairs.
+
+    `share`: bytes of the quantized network's weights over 4 for each; `float_ms`, `int8_ms`: that network, of 16 frames or one clip.
+    """
+
+    split: str
+    clips: int
+    method: str
+    kl: float
+    plain_kl: float
+    in_float: int
+    eligible: int
+    share: float
+    macs: int
+    seconds: float
+    float_ms: float | None = None
+    int8_ms: float | None = None
+    loss: float | None = None
+    agreement: float | None = None
+    agreement_n: int | None = None
+    accepted: bool | None = None
+
+
 class Floor(Frozen):
     """What `marey-build floor` wrote: the plain floor on one split, as its `answers`."""
 
@@ -121,6 +145,7 @@ class Entry(Frozen):
     no_int8: str | None = None
     figures: tuple[Figures, ...] = ()
     verdict: str | None = None
+    quantized: Quantized | None = None
     robustness: tuple[Robustness, ...] = ()
     localisation: tuple[Localisation, ...] = ()
     timing: Timing | None = None

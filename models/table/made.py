@@ -12,7 +12,7 @@ from models.export.half import widen
 from models.judging.assess import read_report
 from models.judging.report import Report
 from models.provenance import run_again
-from models.table.entry import Answers, Entry, Figures, Localisation, Robustness, Source, Timing
+from models.table.entry import Answers, Entry, Figures, Localisation, Quantized, Robustness, Source, Timing
 from service.bundle.manifest import Frozen
 from service.bundle.store import Bundle
 
@@ -49,6 +49,7 @@ def entry_of(bundle: Bundle) -> Entry:
         int8_share=_int8_share(bundle),
         no_int8=None if manifest.quantized else _why_not(report),
         figures=() if random else figures,
+        quantized=None if random else _quantized(report),
         verdict=None if random else report.get("verdict", {}).get("sentence"),
         robustness=() if random else _of(Robustness, report.get("robustness", [])),
         localisation=() if random else _of(Localisation, report.get("localisation", [])),
@@ -98,6 +99,34 @@ def _timing(report: Report) -> Timing | None:
         threads=first["threads"],
         device=first["device"],
         load=first.get("load"),
+    )
+
+
+def _quantized(report: Report) -> Quantized | None:
+    """Of a network whose INT8 was searched; those of before were not."""
+    found, verdict = report.get("quantization", {}), report.get("verdict", {})
+    if "methods" not in found:
+        return None
+    taken = next(row for row in found["plan"] if row["taken"])
+    times = {row["precision"]: row for row in report.get("latency", []) if row["engine"] == _ENGINE}
+    float_ms, int8_ms = (
+        times.get(precision, {}).get("encoder_16_ms", times.get(precision, {}).get("clip_ms"))
+        for precision in ("fp32", "int8")
+    )
+    return Quantized(
+        split=found["trial"]["split"],
+        clips=found["trial"]["clips"],
+        method=found["taken"],
+        kl=taken["kl"],
+        plain_kl=found["methods"][0]["kl"],
+        in_float=found["nodes_in_float"],
+        eligible=found["nodes_eligible"],
+        share=found["weights"]["ratio"],
+        macs=found["macs"],
+        seconds=found["seconds"],
+        float_ms=float_ms,
+        int8_ms=int8_ms,
+        **{name: verdict.get(name) for name in ("loss", "agreement", "agreement_n", "accepted")},
     )
 
 

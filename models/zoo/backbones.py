@@ -14,6 +14,7 @@ from typing_extensions import override
 from models.errors import RecipeError, WeightsError
 from models.zoo.architecture import Architecture
 from models.zoo.efficientnet_lite import TOP, efficientnet_lite0
+from models.zoo.stem import MOMENTUM
 from service.bundle.manifest import Input
 
 OURS = "efficientnet_lite0"
@@ -66,7 +67,16 @@ def backbone(
             f"the ImageNet weights of {name} cannot be downloaded ({error}); connect to the network once, or choose "
             f'weights = "none", or backbone = "{OURS}", whose weights come with marey[build]'
         ) from error
+    if weights is None:
+        _made_for_few_steps(network)
     return keras.Model(frames, network.output if until == TOP else _inside(network, until), name=name.lower())
+
+
+def _made_for_few_steps(network: keras.Model) -> None:
+    """Let BatchNorm follow: MobileNetV2's forgets by a thousandth a step, so that after 3,000 of them its statistics were still the initial ones."""
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = min(layer.momentum, MOMENTUM)
 
 
 def _application(name: str) -> tuple[Callable[..., keras.Model], Callable[[Any], Any]]:
