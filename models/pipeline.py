@@ -91,7 +91,7 @@ def run(
         trial = _trial(bundle, dataset, calibrated=plan.split, judged=recipe.data.assess)
         _quantize(bundle, frames, target, skip=plan.skip, trial=trial, max_drop=max_drop)
 
-    quantized = _stage(work / "quantized", [*made_from, file_sha256(exported / MANIFEST)], quantize)
+    quantized = _stage(work / "quantized", [*made_from, file_sha256(exported / MANIFEST), str(max_drop)], quantize)
     judged = copy_bundle(open_bundle(quantized), work / "judged")
     made: dict[str, Any] = {
         "base": base or recipe.name,
