@@ -19,6 +19,7 @@ from models.console import (
     json_option,
     max_drop_option,
     one_sentence,
+    pictures_option,
     split_option,
     tell,
 )
@@ -61,6 +62,7 @@ def main() -> None:
 @split_option
 @max_drop_option
 @force_option
+@pictures_option
 @click.option(
     "--skip",
     multiple=True,
@@ -75,6 +77,7 @@ def quantize(
     split: str,
     max_drop: float,
     force: bool,
+    pictures: bool,
     skip: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -93,6 +96,7 @@ def quantize(
         split=split,
         max_drop=max_drop,
         force=force,
+        pictures=pictures,
         command=command_line(),
         skip=skip,
     )
@@ -142,6 +146,7 @@ def engine(bundle: Path, precisions: tuple[Precision, ...], device: int, cache: 
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="What --rotate and --shift draw by."
 )
+@pictures_option
 @json_option
 @one_sentence
 def assess(
@@ -153,6 +158,7 @@ def assess(
     rotate: float,
     shift: float,
     seed: int,
+    pictures: bool,
     as_json: bool,
 ) -> None:
     """Judge BUNDLE on a labelled split: accuracy, top-5, macro-F1, confusion, latency; the report is written into it.
@@ -179,7 +185,7 @@ def assess(
         tell(changed, report, as_json=as_json)
         return
     changed, report = assess_bundle(
-        opened, dataset_of(opened, data), split=split, runners=runners, command=command_line()
+        opened, dataset_of(opened, data), split=split, runners=runners, command=command_line(), show_data=pictures
     )
     tell(changed, report, as_json=as_json)
 

@@ -72,6 +72,12 @@ max_drop_option = click.option(
 force_option = click.option(
     "--force", is_flag=True, help="Keep an INT8 encoder that loses more; the manifest records it."
 )
+pictures_option = click.option(
+    "--pictures/--no-pictures",
+    default=True,
+    show_default=True,
+    help="Show clips on which INT8 leaves float in the report: pictures of your data, that travel with the bundle.",
+)
 
 
 def command_line() -> str:

@@ -18,6 +18,7 @@ from models.console import (
     max_drop_option,
     one_sentence,
     out_option,
+    pictures_option,
     resources,
     split_option,
     tell,
@@ -93,6 +94,7 @@ _Any = click.Path(path_type=Path)  # a SavedModel is a folder; what is no model 
 @split_option
 @max_drop_option
 @force_option
+@pictures_option
 @json_option
 @one_sentence
 def export(
@@ -122,6 +124,7 @@ def export(
     split: str,
     max_drop: float,
     force: bool,
+    pictures: bool,
     as_json: bool,
 ) -> None:
     """Export MODEL to a bundle, calibrate it with real frames, and prove it.
@@ -164,6 +167,7 @@ def export(
             split=split,
             max_drop=max_drop,
             force=force,
+            pictures=pictures,
             command=command_line(),
         )
         bundle = copy_bundle(judged, out)

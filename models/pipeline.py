@@ -50,6 +50,7 @@ def run(
     work: Path,
     max_drop: float,
     force: bool,
+    pictures: bool = True,
     command: str,
     cache: Path | None = None,
     tensorboard: Path | None = None,
@@ -102,7 +103,13 @@ def run(
         made["motion"] = recipe.data.motion.model_dump()
     judged = note(judged, {"recipe": made, "training": training_of(recipe, work / "train")})
     bundle, report = assess(
-        judged, dataset, split=recipe.data.assess, max_drop=max_drop, score=recipe.data.score, command=command
+        judged,
+        dataset,
+        split=recipe.data.assess,
+        max_drop=max_drop,
+        score=recipe.data.score,
+        command=command,
+        show_data=pictures,
     )
     return copy_bundle(accepted(bundle, report, force=force), out), report
 
@@ -133,6 +140,7 @@ def quantize_judged(
     split: str,
     max_drop: float,
     force: bool,
+    pictures: bool = True,
     command: str,
     skip: Sequence[str] = (),
 ) -> tuple[Bundle, Report]:
@@ -155,7 +163,9 @@ def quantize_judged(
         if dataset is None:
             changed, report = time_only(changed, command=command)
         else:
-            changed, report = assess(changed, dataset, split=split, max_drop=max_drop, command=command)
+            changed, report = assess(
+                changed, dataset, split=split, max_drop=max_drop, command=command, show_data=pictures
+            )
             changed = accepted(changed, report, force=force)
         return copy_bundle(changed, bundle.path), report
     finally:

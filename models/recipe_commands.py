@@ -20,6 +20,7 @@ from models.console import (
     max_drop_option,
     one_sentence,
     out_option,
+    pictures_option,
     set_option,
     split_option,
     tell,
@@ -136,6 +137,7 @@ def floor(recipe: str, data: Path, results: Path, cache: Path | None, overrides:
 @tensorboard_option
 @max_drop_option
 @force_option
+@pictures_option
 @json_option
 @one_sentence
 def run(
@@ -149,6 +151,7 @@ def run(
     overrides: tuple[str, ...],
     max_drop: float,
     force: bool,
+    pictures: bool,
     as_json: bool,
 ) -> None:
     """All of it: train RECIPE, export, calibrate, judge, and write the bundle."""
@@ -167,6 +170,7 @@ def run(
         tensorboard=tensorboard,
         max_drop=max_drop,
         force=force,
+        pictures=pictures,
         command=run_again(command_line()),
         base=Path(recipe).stem,
         overrides=overrides,

@@ -152,14 +152,15 @@ def _files(bundle: Bundle) -> dict[str, bytes]:
     return {
         file.name: file.read_bytes()
         for file in bundle.path.iterdir()
-        if file.is_file() and file.name != MANIFEST and file.suffix != ".png"
+        if file.is_file() and file.name != MANIFEST and file.suffix not in (".png", ".html")
     }
 
 
 def _of_float(report: dict[str, Any]) -> dict[str, Any]:
     """The report without what was found of another INT8 encoder, and without what compares or draws it."""
-    kept = {name: part for name, part in report.items() if name not in ("verdict", "confusion", "confusion_png")}
-    for name in ("accuracy", "latency"):
+    compared = ("verdict", "comparison", "confusion", "confusion_png")
+    kept = {name: part for name, part in report.items() if name not in compared}
+    for name in ("accuracy", "latency", "reliability"):
         if name in kept:
             kept[name] = [row for row in kept[name] if row["precision"] != "int8"]
     return kept
