@@ -33,12 +33,12 @@ SOURCE = CalibrationData("made here", "0" * 64)
 
 
 def clips(count: int, *, frames: int = 6, seed: int = 0) -> dict[str, np.ndarray]:
-    """Clips of noise by the label that the network gives them, `[T, 16, 16, 3]`."""
+    """Clips of blotches by the label that the network gives them, `[T, 16, 16, 3]`."""
     random = np.random.default_rng(seed)
     found = {}
     for number in range(count):
         label = LABELS[number % len(LABELS)]
-        clip = random.integers(0, 60, (frames, SIDE, SIDE, 3), np.uint8)
+        clip = random.integers(0, 60, (frames, SIDE // 4, SIDE // 4, 3), np.uint8).repeat(4, axis=1).repeat(4, axis=2)
         if label in LABELS[:3]:
             clip[..., LABELS.index(label)] += 180
         elif label == "turns blue":
