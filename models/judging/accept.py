@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from models.judging.judge import Judged, Runner
 from models.judging.metrics import agreement, figures
-
-MIN_AGREEMENT = 0.95
+from models.quantize import MIN_AGREEMENT
 
 
 @dataclass(frozen=True, slots=True)

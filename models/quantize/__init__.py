@@ -3,6 +3,7 @@
 from models.quantize.bundle import CalibrationData, quantize_bundle
 from models.quantize.legal import assert_legal
 from models.quantize.qdq import quantize_network
+from models.quantize.search import MIN_AGREEMENT
 from models.quantize.trial import Trial
 
-__all__ = ["CalibrationData", "Trial", "assert_legal", "quantize_bundle", "quantize_network"]
+__all__ = ["MIN_AGREEMENT", "CalibrationData", "Trial", "assert_legal", "quantize_bundle", "quantize_network"]

@@ -25,6 +25,7 @@ from models.quantize.repair import bias_corrected, equalized
 from models.quantize.thresholds import METHODS
 from models.quantize.trial import Fidelity, Reference, Trial
 
+# Of the clips, so many must get the class that float names.
 MIN_AGREEMENT = 0.95
 # A repair is kept where it takes so much of the divergence away: less is within what another trial would change.
 _HELPS = 0.95
