@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import entropy as divergence
+from scipy.special import rel_entr
 
 from models.quantize.observe import BINS, Observed
 
@@ -75,7 +75,7 @@ def _lost(counts: NDArray[np.float64], end: int) -> float:
     kept[-1] += counts[end:].sum()  # what is clipped is stored as the last level
     if not stored[-1]:
         stored[-1] = 1e-12 * max(kept.sum(), 1.0)
-    return float(divergence(kept, stored))
+    return float(rel_entr(kept / kept.sum(), stored / stored.sum()).sum())
 
 
 def _scaled(found: Observed, losses: NDArray[np.float64]) -> float:
