@@ -3,6 +3,7 @@
 # Note [Not kept]
 Engines dequantize such kernels when they load, and compute as before: nothing is faster. A bundle needs its float head in any case, for fp32 and
 for the golden clips, so that a second head makes it larger by a quarter of the first. Hence it is measured, told in the report, and not kept.
+TensorRT-RTX 1.7.1 builds LSTMs so, and fails on Keras's GRU (`linear_before_reset`) where the kernel of its state is int8.
 """
 
 from __future__ import annotations

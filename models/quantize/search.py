@@ -91,9 +91,12 @@ class _Base:
     wide: onnx.ModelProto
     observed: Mapping[str, Observed]
     chosen: tuple[str, ...]
+    _found: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def thresholds(self, method: str) -> dict[str, float]:
-        return {name: METHODS[method](each) for name, each in self.observed.items()}
+        if method not in self._found:
+            self._found[method] = {name: METHODS[method](each) for name, each in self.observed.items()}
+        return self._found[method]
 
     def place(self, plan: Plan) -> onnx.ModelProto:
         chosen = [name for name in self.chosen if name not in plan.floats]
@@ -210,9 +213,8 @@ class _Searching:
         """What each node costs that alone is INT8, the worst first."""
         thresholds = base.thresholds(plan.method)
         trial = self._reference.trial.thinned(clips=self._clips_alone(), frames=self._frames_alone())
-        key = _digest(
-            self._floats, self._head or b"", str(plan).encode(), repr(sorted(thresholds.items())).encode(), *trial.clips
-        )
+        made_from = repr((str(plan), base.chosen, sorted(thresholds.items())))
+        key = _digest(self._floats, self._head or b"", made_from.encode(), *trial.clips)
         if self._known.get("key") == key:
             return self._known
         reference = Reference(self._floats, self._head, trial)
@@ -263,10 +265,10 @@ class _Searching:
             tried.append((each, found))
             return self._holds(found)
 
-        below, count = 0, 1
-        while count <= most and not holds(count):
-            below, count = count, max(count + 1, round(1.5 * count))
-        while count <= most and count - below > 1:
+        below, count = 0, min(1, most)
+        while count > below and not holds(count):
+            below, count = count, min(max(count + 1, round(1.5 * count)), most)
+        while count - below > 1:
             middle = (below + count) // 2
             below, count = (below, middle) if holds(middle) else (middle, count)
         return tried
