@@ -107,7 +107,8 @@ def _stratified(samples: Sequence[Sample], seed: int) -> list[Sample]:
 def _joined(parts: Sequence[NDArray[np.uint8]], source: CalibrationData) -> CalibrationFrames:
     lengths = {len(part) for part in parts}
     frames = np.concatenate(parts)
-    check_pictures(frames)
+    for told in check_pictures(frames):
+        tqdm.write(f"warning: {told}", file=sys.stderr)
     return CalibrationFrames(frames, lengths.pop() if len(lengths) == 1 else 1, source)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -151,7 +152,7 @@ def quantize_judged(
     """
     if dataset is not None:
         one_class_each(bundle)
-    staging = bundle.path.with_name(f".{bundle.path.name}.int8")
+    staging = bundle.path.with_name(f".{bundle.path.name}.int8-{os.getpid()}")  # another run may be at the same bundle
     try:
         if _suits_int8(bundle):
             trial = (
@@ -193,8 +194,11 @@ def accepted(bundle: Bundle, report: Report, *, force: bool) -> Bundle:
         )
     calibration = bundle.manifest.calibration
     assert calibration is not None
+    _log.warning("INT8 is kept by --force, and the manifest says so: %s", verdict["sentence"])
     forced = calibration.model_copy(update={"forced": verdict["sentence"]})
-    return rewrite_bundle(bundle, bundle.manifest.model_copy(update={"calibration": forced}), {})
+    report["verdict"] = verdict | {"sentence": f"{verdict['sentence']}; kept by --force"}
+    kept = note(bundle, {"verdict": report["verdict"]})
+    return rewrite_bundle(kept, kept.manifest.model_copy(update={"calibration": forced}), {})
 
 
 def copy_bundle(bundle: Bundle, target: Path) -> Bundle:
@@ -205,7 +209,11 @@ def copy_bundle(bundle: Bundle, target: Path) -> Bundle:
 
 def _trial(bundle: Bundle, dataset: Dataset, *, calibrated: str | None, judged: str) -> Trial | None:
     """Clips of val to choose the quantized network by; None where they gave the ranges, or are to judge it."""
-    return None if "val" in (calibrated, judged) else trial_of(dataset, bundle.manifest)
+    trial = None if "val" in (calibrated, judged) else trial_of(dataset, bundle.manifest)
+    if trial is None:
+        why = "it gave the ranges, or is judged" if "val" in (calibrated, judged) else f"{dataset.root.name} has none"
+        _log.warning("INT8 is not searched, ranges are MinMax: that needs a split val of its own, and %s", why)
+    return trial
 
 
 def _quantize(

@@ -97,7 +97,8 @@ class Shift:
 
     def __init__(self, points: Sequence[float]) -> None:
         self._least, *edges, self._greatest = points
-        self._edges = sorted(set(edges))
+        # Where all deciles are one value it gets a bin of its own: what is brighter than black is not black.
+        self._edges = sorted({*edges, math.nextafter(edges[0], math.inf)} if len(set(edges)) == 1 else set(edges))
         self._reference = [0] * (len(self._edges) + 1)
         for low in points[:-1]:  # a tenth of the frames lie from each point on, below the next
             self._reference[bisect_right(self._edges, low)] += SAMPLE // BINS

@@ -133,6 +133,9 @@ def test_a_calibration_whose_frames_are_alike_breaks_nothing() -> None:
         even.note(100.0)
     assert (even.index, even.outside) == (pytest.approx(0, abs=0.01), 0)
     for _ in range(SAMPLE):
+        even.note(101.0)
+    assert even.index > 1, "what is brighter, too"  # type: ignore[operator]
+    for _ in range(SAMPLE):
         even.note(99.0)
     assert even.index > 1  # type: ignore[operator]
     assert even.outside == 1

@@ -18,6 +18,13 @@ _SIDE = {"images", "masks"}  # masks are no class: they mark what the images sho
 _MASK = ("_mask", "-mask", "_gt")
 
 
+def has_splits(root: Path) -> bool:
+    """Whether `root` holds train and another split, nothing else, and folders of classes in each."""
+    top = _subfolders(root)
+    splits = {_SPLITS.get(folder.name.lower()) for folder in top}
+    return "train" in splits and len(splits) > 1 and None not in splits and all(_subfolders(folder) for folder in top)
+
+
 def read_folders(root: Path) -> list[Sample]:
     """The samples below `root` (or below its `images`, where masks lie beside them), by class and name. Raises DataError."""
     top = _subfolders(root)

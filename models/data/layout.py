@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from models.data.folders import read_folders
+from models.data.folders import has_splits, read_folders
 from models.data.idx import held_back, idx_parts, read_idx_labels
 from models.data.listed import read_table, table_of
 from models.data.sample import Sample
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether `folder` says itself what may be trained on: by a splits.csv, or as MNIST's files do."""
-    return folder.is_dir() and ((folder / "splits.csv").is_file() or bool(idx_parts(folder)))
+    """Whether `folder` says itself what may be trained on: by a splits.csv, as MNIST's files do, or by folders of classes in train, val, test."""
+    return folder.is_dir() and ((folder / "splits.csv").is_file() or bool(idx_parts(folder)) or has_splits(folder))
 
 
 def read_layout(folder: Path) -> tuple[list[Sample], dict[int, str] | None]:

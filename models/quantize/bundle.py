@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.errors import ExportRefused
 from models.export.artifact import REPORT, artifact, json_bytes
-from models.quantize.frames import unlike
+from models.quantize.frames import check_pictures, unlike
 from models.quantize.measure import agreement, golden_difference, tolerance
 from models.quantize.qdq import quantize_network, sizes
 from models.quantize.ranges import activation_ranges, range_warnings, ranges_sentence
@@ -27,6 +27,8 @@ from service.bundle.store import MANIFEST, Bundle, open_bundle, write_bundle
 
 # Of the ranges, so many of the widest are reported.
 _WIDEST = 10
+# Above this difference in probability on the golden clips a reader is told.
+_MOVED = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def quantize_bundle(
         "calibration_agreement": agreement(floats, data, head, clips, multi_label=manifest.network.multi_label),
         "widest_ranges": ranges[:_WIDEST],
         "ranges": ranges_sentence(ranges),
-        "warnings": [*range_warnings(ranges), *_unlike(clips, trial)],
+        "warnings": [*range_warnings(ranges), *check_pictures(frames), *_unlike(clips, trial), *_far(differences)],
         **tables,
     }
     files = _files(source)
@@ -139,6 +141,18 @@ def _clips(manifest: Manifest, frames: NDArray[np.uint8], clip_frames: int) -> N
     return frames[: count * clip_frames].reshape(count, clip_frames, *wanted)
 
 
+def _far(differences: Mapping[str, float]) -> list[str]:
+    """A sentence where INT8 is far from float on the golden clips, which are nobody's data: they look like nothing that it was calibrated on."""
+    furthest = max(differences.values())
+    return (
+        [
+            f"on the golden clips, drawn and not photographed, INT8 moves a probability by {furthest:.2f}: judge it with --data"
+        ]
+        if furthest > _MOVED
+        else []
+    )
+
+
 def _unlike(clips: NDArray[np.uint8], trial: Trial | None) -> list[str]:
     """What tells the middle frames of the calibration clips from those of the trial's."""
     if trial is None:
@@ -160,7 +174,7 @@ def _of_float(report: dict[str, Any]) -> dict[str, Any]:
     """The report without what was found of another INT8 encoder, and without what compares or draws it."""
     compared = ("verdict", "comparison", "confusion", "confusion_png")
     kept = {name: part for name, part in report.items() if name not in compared}
-    for name in ("accuracy", "latency", "reliability"):
+    for name in ("accuracy", "latency", "reliability", "robustness", "localisation"):
         if name in kept:
             kept[name] = [row for row in kept[name] if row["precision"] != "int8"]
     return kept

@@ -11,20 +11,35 @@ from service.bundle.frame_statistics import measure
 
 # How a pixel goes with the one beside it: handwritten digits of 28 × 28 have 0.80 (the least of 64: 0.46), photographs 0.97, noise 0.00 ± 0.03.
 _RELATED = 0.2
+_FEW, _HALF = 0.1, 0.5
 _LOOKED_AT = 64
 # The largest distance between two distributions that is no reason to speak, and how unlikely a larger one must be by chance.
 _DISTANCE, _CHANCE = 0.3, 1e-3
 
 
-def check_pictures(frames: NDArray[np.uint8]) -> None:
-    """Raise DataError where half of `frames` `[N, H, W, C]` are noise: pixels that have nothing to do with those beside them."""
-    picked = frames[np.unique(np.linspace(0, len(frames) - 1, min(_LOOKED_AT, len(frames))).round().astype(int))]
-    found = [value for frame in picked if (value := _related(frame)) is not None]
-    if found and np.median(found) < _RELATED:
+def check_pictures(frames: NDArray[np.uint8]) -> list[str]:
+    """A sentence where a tenth of `frames` `[N, H, W, C]` are noise, whose pixels have nothing to do with those beside them.
+
+    Raises DataError where half of them are, and where all frames are the same.
+    """
+    if (frames == frames[0]).all():
         raise DataError(
-            f"the calibration frames are noise, no pictures: beside each other, pixels correlate by {np.median(found):.2f} (pictures: 0.5 to 1.0, at least {_RELATED}); "
-            "scales from random data lose accuracy silently: give images or videos like those that will be classified"
+            f"all {len(frames)} calibration frames are the same: ranges from one picture fit no other; give images or videos like those that will be classified"
         )
+    picked = frames[np.unique(np.linspace(0, len(frames) - 1, min(_LOOKED_AT, len(frames))).round().astype(int))]
+    found = [value for frame in picked if (value := _related(frame)) is not None]  # one colour says nothing
+    noise = sum(value < _RELATED for value in found)
+    if noise <= _FEW * len(found):
+        return []
+    said = (
+        f"of {len(found)} calibration frames {noise} are noise, no pictures: beside each other, pixels correlate by less than {_RELATED} "
+        "(pictures: 0.5 to 1.0)"
+    )
+    if noise >= _HALF * len(found):
+        raise DataError(
+            f"{said}; scales from random data lose accuracy silently: give images or videos like those that will be classified"
+        )
+    return [f"{said}; take them out, unless such frames will be classified"]
 
 
 def unlike(calibration: NDArray[np.uint8], judged: NDArray[np.uint8], *, split: str) -> list[str]:

@@ -1,6 +1,6 @@
 """The INT8 network that is nearest to float on a trial: which ranges, which repairs, and the fewest nodes in float that keep its answers.
 
-Chosen by the mean divergence of the probabilities, which tells networks apart on clips so few that their accuracies are equal.
+Of those whose answers hold, the one whose probabilities diverge least is chosen: that tells networks apart on clips so few that their accuracies are equal.
 """
 
 from __future__ import annotations
@@ -126,12 +126,13 @@ class _Searching:
 
     def found(self) -> Search:
         methods = self._methods()
-        plan, fidelity = min(methods, key=lambda each: each[1].kl)
+        plan, fidelity = self._best(methods)
         base = self._plain
         for repaired, better in self._repairs(plan):
             found = self._reference.compare(repaired.place(better))
             methods.append((better, found))
-            if found.kl < _HELPS * fidelity.kl:
+            gains = self._holds(found) - self._holds(fidelity)
+            if gains > 0 or (gains == 0 and found.kl < _HELPS * fidelity.kl):
                 base, plan, fidelity = repaired, better, found
         alone = self._alone(base, plan)
         plans = [(plan, fidelity)]
@@ -196,6 +197,10 @@ class _Searching:
             (Plan(method), self._reference.compare(with_thresholds(placed, self._plain.thresholds(method))))
             for method in tqdm(METHODS, desc="ranges", disable=None)
         ]
+
+    def _best(self, tried: Sequence[tuple[Plan, Fidelity]]) -> tuple[Plan, Fidelity]:
+        """The nearest to float of those whose answers hold; of all, where none does."""
+        return min(tried, key=lambda each: (not self._holds(each[1]), each[1].kl))
 
     def _repairs(self, plan: Plan) -> list[tuple[_Base, Plan]]:
         """What may be better than `plan`: channels made alike, biases corrected, and both."""

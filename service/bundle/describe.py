@@ -28,6 +28,8 @@ def describe(bundle: Bundle) -> str:
                 f"{calibration.method} on {calibration.frames} frames of {calibration.data} ({calibration.split or 'no split'})",
             )
         )
+        if calibration.forced is not None:
+            rows.append(("forced", calibration.forced))
         if (known := calibration.statistics) is not None:
             spans = (("brightness", known.brightness), ("contrast", known.contrast))
             told = ", ".join(f"{name} {points[0]:.0f} to {points[-1]:.0f}" for name, points in spans)

@@ -107,6 +107,11 @@ def try_engines(
                 continue
             for reason in refused:
                 logger.info("bundle %s runs on %s; not on %s", bundle.manifest.name, attempt, reason)
+            calibration = bundle.manifest.calibration
+            if wanted == "int8" and calibration is not None and calibration.forced is not None:
+                logger.warning(
+                    "bundle %s runs in INT8 that was kept by --force: %s", bundle.manifest.name, calibration.forced
+                )
             return Opened(engine, difference, tuple(refused))
     return Refused(tuple(refused), lacking)
 

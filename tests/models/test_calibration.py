@@ -31,7 +31,7 @@ def test_only_the_train_split_is_used(tmp_path: Path, manifest: Manifest) -> Non
     lines = ["path,label,group,split"]
     for number in range(60):
         split = ("train", "val", "test")[number % 3] if number < 30 else "train"
-        paint(tmp_path / f"{number}.png", (255, 0, 0) if split == "train" else (0, 255, 0))
+        paint(tmp_path / f"{number}.png", (255 - number % 3, 0, 0) if split == "train" else (0, 255, 0))
         lines.append(f"{number}.png,{number % 2},{number},{split}")
     (tmp_path / "splits.csv").write_text("\n".join(lines))
     found = from_folder(tmp_path, manifest)

@@ -45,15 +45,17 @@ NOISES = {"rgb": noise, "grey": lambda: noise(channels=1), "tinted": tinted, "bl
 def test_noise_is_refused(kind: str) -> None:
     with pytest.raises(
         DataError,
-        match=r"frames are noise, no pictures: .* by -?0\.0\d \(pictures: .*at least 0\.2\); .* give images or videos",
+        match=r"of \d+ calibration frames \d+ are noise, no pictures: .* by less than 0\.2 \(pictures: .*; .* give images or videos",
     ):
         check_pictures(NOISES[kind]())
 
 
 def test_noise_is_refused_where_it_is_more_than_half() -> None:
     ramps = np.linspace(0, 255, 24)[None, None, :, None].repeat(24, axis=1).repeat(3, axis=3).astype(np.uint8)
-    few, many = (np.concatenate([noise(count), ramps.repeat(40 - count, axis=0)]) for count in (16, 24))
-    check_pictures(few)
+    none, few, many = (np.concatenate([noise(count), ramps.repeat(40 - count, axis=0)]) for count in (3, 16, 24))
+    assert check_pictures(none) == []
+    (told,) = check_pictures(few)
+    assert "of 40 calibration frames 16 are noise" in told
     with pytest.raises(DataError, match="are noise"):
         check_pictures(many)
 
@@ -85,10 +87,15 @@ def test_gradients_pass_whichever_way_they_go() -> None:
 
 
 def test_frames_of_one_colour_pass_and_excuse_no_noise() -> None:
-    flat = np.full((20, 24, 24, 3), 127, np.uint8)
-    check_pictures(flat)
+    flat = np.arange(20, dtype=np.uint8)[:, None, None, None].repeat(24, 1).repeat(24, 2).repeat(3, 3)
+    assert check_pictures(flat) == []
     with pytest.raises(DataError, match="are noise"):
         check_pictures(np.concatenate([flat, noise(8)]))
+
+
+def test_one_picture_again_and_again_is_refused() -> None:
+    with pytest.raises(DataError, match="all 64 calibration frames are the same"):
+        check_pictures(np.zeros((64, 24, 24, 3), np.uint8))
 
 
 def test_a_camera_at_half_brightness_is_spoken_of(digits: Digits) -> None:
