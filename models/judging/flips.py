@@ -123,9 +123,9 @@ def flip_lines(found: Mapping[str, Any], *, pictured: bool) -> list[str]:
         [
             _code(flip["file"] + (f":{flip['key']}" if "key" in flip else "")),
             flip["split"],
-            _cell(flip["truth"]),
-            f"{_cell(flip['float'])} ({flip['float_probability']:.2f})",
-            f"{_cell(flip['int8'])} ({flip['int8_probability']:.2f})",
+            flip["truth"],
+            f"{flip['float']} ({flip['float_probability']:.2f})",
+            f"{flip['int8']} ({flip['int8_probability']:.2f})",
         ]
         for flip in flips["listed"][:SHOWN]
     ]
@@ -136,10 +136,5 @@ def flip_lines(found: Mapping[str, Any], *, pictured: bool) -> list[str]:
     return [*lines, "", f"![The flips, as the network sees them]({PICTURE})"] if pictured else lines
 
 
-def _cell(text: str) -> str:
-    """A label of the user's may hold what ends a column."""
-    return text.replace("|", "\\|")
-
-
 def _code(text: str) -> str:
-    return f"`{_cell(text).replace('`', '´')}`"
+    return f"`{text.replace('`', '´')}`"

@@ -51,7 +51,7 @@ def class_lines(found: Mapping[str, Any], *, split: str) -> list[str]:
     """The section for a person, by what `by_class` found on `split`."""
     rows, both = found["classes"], any("int8" in row for row in found["classes"])
     cells = [
-        [_cell(row["label"]), str(row["n"]), *(_share(row[who], row["n"]) for who in ("float", "int8") if who in row)]
+        [row["label"], str(row["n"]), *(_share(row[who], row["n"]) for who in ("float", "int8") if who in row)]
         + ([f"{row['int8']['right'] - row['float']['right']:+d}" if _difference(row) else "0"] if both else [])
         for row in rows
     ]
@@ -87,8 +87,3 @@ def _share(found: Mapping[str, Any], n: int) -> str:
 
 def _range(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
-
-
-def _cell(text: str) -> str:
-    """A label of the user's may hold what ends a column."""
-    return text.replace("|", "\\|")

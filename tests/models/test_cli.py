@@ -126,7 +126,7 @@ def test_assess_tells_the_same_in_json_and_for_one_engine_alone(exported: Path, 
 def paint_grey(folder: Path) -> None:
     """Frames that the model's Rescaling turns into almost zero: every range found on them is far too small."""
     for number in range(40):
-        cv2.imwrite(str(folder / f"{number}.png"), np.full((32, 32, 3), 127, np.uint8))
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((32, 32, 3), 127 + number % 2, np.uint8))
 
 
 def test_calibration_that_spoils_int8_is_refused_and_the_bundle_left_alone(

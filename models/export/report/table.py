@@ -13,9 +13,10 @@ _NAMED = 3
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table whose columns line up in a terminal, too."""
-    widths = [max(3, *(len(row[place]) for row in (header, *rows))) for place in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
+    """A Markdown table whose columns line up in a terminal, too; a bar in a cell, as in a user's label, ends no column."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    widths = [max(3, *(len(row[place]) for row in cells)) for place in range(len(header))]
+    lines = [cells[0], ["-" * width for width in widths], *cells[1:]]
     return [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in lines]
 
 
