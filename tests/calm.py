@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import psutil
+import pytest
 
 # Of the machine's time, so much may go to others; of the quickest turn of the loop so far, one may take so many times as long.
 _OTHERS, _SLOWER = 0.1, 1.3
@@ -44,6 +45,19 @@ class Calm:
                 times = process.cpu_times()
                 spent += times.user + times.system
         return float(spent)
+
+
+def fairly(attempt: Callable[[], str], *, tries: int = 3, ours: Iterable[int] = ()) -> None:
+    """Call `attempt`, which returns what it missed, until that is nothing. Skips where it was disturbed every time, and fails where it was not once."""
+    missed, disturbed = [], []
+    for _ in range(tries):
+        machine = Calm(ours)
+        if not (found := attempt()):
+            return
+        (disturbed if (others := machine.disturbed()) else missed).append(f"{found}; {others}")
+    if missed:
+        pytest.fail("\n".join(missed))
+    pytest.skip("never undisturbed: " + "; ".join(disturbed))
 
 
 def _busy() -> float:

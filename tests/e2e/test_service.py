@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.calm import Calm
+from tests.calm import fairly
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +42,13 @@ def test_both_shipped_bundles_run_in_int8_and_prove_their_golden_clips(shipped) 
 
 
 def test_the_service_is_ready_within_five_seconds(serve) -> None:
-    """The quickest of three starts: what else the machine does at the time is not the service's."""
-    spent, disturbed = [], []
-    for _ in range(3):
-        machine, began = Calm(), time.monotonic()
+    def start() -> str:
+        began = time.monotonic()
         with serve():
-            spent.append(time.monotonic() - began)
-        disturbed.append(machine.disturbed())
-        if spent[-1] < 5:
-            return
-    if all(disturbed):
-        pytest.skip(f"{spent} s, never undisturbed: {'; '.join(disturbed)}")
-    pytest.fail(f"ready after {spent} s")
+            spent = time.monotonic() - began
+        return "" if spent < 5 else f"ready after {spent:.1f} s"
+
+    fairly(start)
 
 
 @pytest.mark.data
@@ -103,22 +98,29 @@ def test_a_job_answers_of_a_real_clip_what_the_same_windows_are_answered_at_once
 @pytest.mark.data
 def test_the_service_stays_alive_and_quick_while_a_long_video_is_classified(shipped, data: Path) -> None:
     content = (data / "hostile_videos" / "made" / "long_110s.mp4").read_bytes()
-    answers: list[httpx.Response] = []
-    # Its own client: httpx.Client shares one pool, and this test measures the server.
-    work = threading.Thread(
-        target=lambda: answers.append(httpx.post(f"{shipped.url}/classify/video", files={"file": content}, timeout=60))
-    )
-    shipped.client.get("/health/live")
-    work.start()
-    waits = []
-    while work.is_alive():
-        began = time.monotonic()
-        assert shipped.client.get("/health/live").status_code == 200
-        waits.append(time.monotonic() - began)
-    work.join()
-    assert answers[0].json()["video"]["frames_decoded"] == 3348
-    assert len(waits) > 20
-    assert quantiles(waits, n=100)[98] < 0.05
+
+    def ask_all_the_while() -> str:
+        answers: list[httpx.Response] = []
+        # Its own client: httpx.Client shares one pool, and this test measures the server.
+        work = threading.Thread(
+            target=lambda: answers.append(
+                httpx.post(f"{shipped.url}/classify/video", files={"file": content}, timeout=60)
+            )
+        )
+        shipped.client.get("/health/live")
+        work.start()
+        waits = []
+        while work.is_alive():
+            began = time.monotonic()
+            assert shipped.client.get("/health/live").status_code == 200
+            waits.append(time.monotonic() - began)
+        work.join()
+        assert answers[0].json()["video"]["frames_decoded"] == 3348
+        assert len(waits) > 20
+        slow = quantiles(waits, n=100)[98]
+        return "" if slow < 0.05 else f"99 % of the answers came within {slow * 1000:.0f} ms"
+
+    fairly(ask_all_the_while, ours=[shipped.process.pid])
 
 
 @pytest.mark.data
