@@ -54,17 +54,19 @@ def from_dataset(
 def trial_of(dataset: Dataset, manifest: Manifest, *, split: str = "val", seed: int = 0) -> Trial | None:
     """Clips of `split`, which gave no ranges, to choose between quantized networks by: whole ones, as they are served; None where it is empty.
 
-    As many of each class as there are, up to 1,024 frames in all.
+    The same number of each class, as far as they reach, up to 1,024 frames in all.
     """
     samples = _stratified([sample for sample in dataset.samples if sample.split == split], seed)
     whole = _whole_clip(manifest)
     used: list[Sample] = []
     clips: list[NDArray[np.uint8]] = []
+    count = 0
     for sample in tqdm(samples[:_TRIAL_FRAMES], desc=split, unit="clip", disable=None):
         clip = dataset.load(sample, spec=manifest.input, sampling=manifest.sampling).frames
         if whole is not None:
             clip = clip[list(uniform(len(clip), whole, short_clip="repeat"))]
-        if sum(map(len, clips)) + len(clip) > _TRIAL_FRAMES:
+        count += len(clip)
+        if count > _TRIAL_FRAMES:
             break
         used.append(sample)
         clips.append(clip)

@@ -67,7 +67,8 @@ def quantize_bundle(
     head = source.file("head").read_bytes() if stage == "encoder" else None
     model = onnx.load_from_string(floats)
     rows = frames if stage == "encoder" else clips
-    old = json.loads(_files(source).get(REPORT, b"{}"))
+    files = _files(source)
+    old = json.loads(files.get(REPORT, b"{}"))
     if trial is None:
         quantized, plan, tables = quantize_network(model, rows=rows, skip=skip), Plan(), {}
     else:
@@ -115,7 +116,6 @@ def quantize_bundle(
         "warnings": [*range_warnings(ranges), *check_pictures(frames), *_unlike(clips, trial), *_far(differences)],
         **tables,
     }
-    files = _files(source)
     files[REPORT] = json_bytes({**_of_float(old), "quantization": report})
     return write_bundle(out or source.path, updated, {**files, entry.file: data})
 

@@ -15,7 +15,7 @@ from service.bundle.store import GoldenClips
 
 _BATCH = 16
 # Another fusion order flips roundings by up to 1.4e-2 (measured), and more where the network is less robust to them: of the
-# same INT8 graph of `imagenet`, OpenVINO is off by 0.143 and onnxruntime with its optimizers by 0.208.
+# same INT8 graph of `imagenet`, with MinMax ranges, OpenVINO is off by 0.143 and onnxruntime with its optimizers by 0.208.
 _FLOOR, _MARGIN, _FACTOR = 3e-2, 2e-2, 1.75
 # Clips `[B, T, H, W, C]` → probabilities `[B, K]`.
 Answers = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

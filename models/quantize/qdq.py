@@ -29,24 +29,21 @@ from models.export.report.cost import attribute, constants_of, layer_name
 from models.export.report.eight_bits import NOTHING, int8_nodes
 from models.quantize.legal import assert_legal
 from models.quantize.observe import observe
-from models.quantize.thresholds import METHODS
 
 _LEVELS = 127
 _KINDS = ["Conv", "MatMul", "Gemm", "Add"]
 
 
-def quantize_network(
-    model: onnx.ModelProto, *, rows: NDArray[np.uint8], skip: Sequence[str] = (), method: str = "MinMax"
-) -> onnx.ModelProto:
+def quantize_network(model: onnx.ModelProto, *, rows: NDArray[np.uint8], skip: Sequence[str] = ()) -> onnx.ModelProto:
     """`model`, whose weights may be stored in half precision, with Q/DQ on what `int8_nodes` names.
 
-    `rows` give the ranges by `method`, one of `METHODS`: frames `[N, H, W, C]` for an encoder, clips `[N, T, H, W, C]` for a clip network.
+    `rows` give the ranges, as wide as what was seen: frames `[N, H, W, C]` for an encoder, clips `[N, T, H, W, C]` for a clip network.
     `skip` as in `chosen_nodes`. Raises ExportRefused where nothing would be INT8, or where the graph is not legal.
     """
     wide = widen(model)
     chosen = chosen_nodes(wide.graph, skip)
     found = observe(wide, rows, quantized_tensors(wide.graph, chosen))
-    return place(wide, {name: METHODS[method](each) for name, each in found.items()}, chosen)
+    return place(wide, {name: each.largest for name, each in found.items()}, chosen)
 
 
 def chosen_nodes(graph: onnx.GraphProto, skip: Sequence[str] = ()) -> tuple[str, ...]:
