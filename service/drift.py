@@ -14,7 +14,7 @@ camera that shows a part of what the calibration knew raises it, too, and is no 
 the range of all calibration frames; where n clips were calibrated on, 2 in n + 1 of the same kind lie there.
 A calibration of few clips knows its own bins badly, which alone makes the index nine over their number. Of `imagenet`, with its
 200 photos, it is 0.07 for brightness and 0.06 for contrast of the 600 photos of test, and above 4 and 3 when they are half as
-bright; of `fight`, with four frames of each of 128 clips, it is 0.7 and 0.6 for the 55 clips of test, which other cameras took, and 3.6 and
+bright; of `fight`, with four frames of each of 128 clips, it is 0.7 and 0.6 for the 55 clips of test, cut from other videos, and 3.6 and
 3.9 at half the brightness: there only a change of the index means something.
 """
 
