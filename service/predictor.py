@@ -183,7 +183,7 @@ class Predictor:
             judged.outputs["attention"][0] if whole and "attention" in judged.outputs else None,
             positions,
             framed,
-            asked.replica.engine.info,
+            asked.info,
             through[0].batch_size,
             {
                 "decode": decoded.decode_ms,

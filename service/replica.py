@@ -5,27 +5,50 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service import traces
-from service.batcher import Batcher
 from service.bundle.manifest import Stage
-from service.engine.base import Engine
+from service.engine.base import Engine, EngineInfo
 from service.gathered import Gathered
 from service.inputs import Inputs
 from service.priority import Priority
-from service.waiting import Rows
+from service.waiting import Network, Rows
+
+
+class Batches(Protocol):
+    """What a replica asks of whoever runs its networks: a `Batcher` with a device of its own, or one that asks others far away."""
+
+    @property
+    def pending_rows(self) -> int: ...
+
+    def seconds(self, network: Network, units: float) -> float: ...
+
+    async def run(
+        self,
+        engine: Engine,
+        stage: Stage,
+        rows: NDArray[np.generic] | Gathered,
+        *,
+        deadline: float,
+        priority: Priority = "interactive",
+    ) -> Rows: ...
+
+    async def run_clip(
+        self, engine: Engine, frames: NDArray[np.uint8], *, deadline: float, priority: Priority = "interactive"
+    ) -> tuple[Rows, Rows]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """The bundle on one device: its engine, the thread that it lives on, and its largest |Δp| on the golden clips."""
+    """The bundle on one device: its engine, who runs it there, and its largest |Δp| on the golden clips."""
 
     engine: Engine
-    batcher: Batcher
+    batcher: Batches
     golden_difference: float
 
     def seconds(self, frames: int) -> float:
@@ -38,14 +61,21 @@ class Replica:
         return Asked(self, deadline, priority, inputs)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
-    """One request's use of a replica. Every method raises Overloaded, DeadlineExceeded, Draining or EngineError."""
+    """One request's use of a replica. Every method raises Overloaded, DeadlineExceeded, Draining or EngineError.
+
+    `info`: what it ran on, once it has run.
+    """
 
     replica: Replica
     deadline: float
     priority: Priority
     inputs: Inputs | None = None
+    info: EngineInfo = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.info = self.replica.engine.info
 
     async def encode(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.generic], Rows | None]:
         """What the last network reads of `frames` `[N, H, W, C]` of a longer video, row by row, and how its making ran.
@@ -68,6 +98,7 @@ class Asked:
         encoded, judged = await batcher.run_clip(engine, frames, deadline=self.deadline, priority=self.priority)
         _trace("encode", encoded, began=began, rows=len(frames))
         _trace("head", judged, began=began + encoded.queue_s + encoded.run_s, rows=1)
+        self.info = judged.ran_on or self.info
         self.note(frames[None])
         return encoded, judged
 
@@ -104,6 +135,7 @@ class Asked:
         began = time.monotonic()
         ran = await batcher.run(engine, stage, rows, deadline=self.deadline, priority=self.priority)
         _trace("head" if stage == "head" else "encode", ran, began=began, rows=len(rows))
+        self.info = ran.ran_on or self.info
         return ran
 
     def note(self, clips: NDArray[np.generic]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from service.collectors import Count, Drifts, Gpus, ModelReading, Models
+from service.collectors import Count, Drifts, Families, Gpus, ModelReading, Models
 from service.drift import Drift
 from service.nvml import Reading
 
@@ -142,9 +143,13 @@ class Telemetry:
 
     def render(self) -> bytes:
         """The exposition, with whatever is read at each scrape: it may take milliseconds, so keep it off the event loop."""
+        return rendered(self.read())
+
+    def read(self) -> tuple[Metric, ...]:
+        """As `render`, what it says: it can be sent to another process."""
         if self._read_models is not None:
             self._forget_but({(each.model, each.version) for each in self._read_models()})
-        return generate_latest(self._registry)
+        return tuple(self._registry.collect())
 
     def _forget_but(self, models: set[tuple[str, str]]) -> None:
         """Of a model that is gone, what it has counted would be exported for ever."""
@@ -154,6 +159,25 @@ class Telemetry:
             children.forget(lambda labels: labels[:2] not in models)
         for key in [key for key in tuple(self._drifts) if key not in models]:
             del self._drifts[key]
+
+
+def rendered(families: Iterable[Metric]) -> bytes:
+    """The exposition of `families`, each name once."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Families(families))
+    return generate_latest(registry)
+
+
+def together(parts: Mapping[str, Sequence[Metric]]) -> tuple[Metric, ...]:
+    """What the services of `parts` say, each sample with its service's name as the label `replica`."""
+    joined: dict[str, Metric] = {}
+    for replica, families in parts.items():
+        for family in families:
+            whole = joined.setdefault(family.name, Metric(family.name, family.documentation, family.type, family.unit))
+            whole.samples += [
+                sample._replace(labels={**sample.labels, "replica": replica}) for sample in family.samples
+            ]
+    return tuple(joined.values())
 
 
 class _Children(dict[tuple[str, ...], M]):

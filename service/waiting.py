@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.manifest import Stage
-from service.engine.base import Engine, Outputs
+from service.engine.base import Engine, EngineInfo, Outputs
 from service.gathered import Gathered
 from service.pace import Pace
 from service.priority import PRIORITIES, Priority
@@ -37,12 +37,16 @@ Network = tuple[int, Stage]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What one caller gets back: `outputs[name]` has as many rows as it sent; `batch_size` counts the rows that ran together."""
+    """What one caller gets back: `outputs[name]` has as many rows as it sent; `batch_size` counts the rows that ran together.
+
+    `ran_on`: where that may be another than the caller knows.
+    """
 
     outputs: Outputs
     batch_size: int
     queue_s: float
     run_s: float
+    ran_on: EngineInfo | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -17,7 +17,7 @@ from service.api.door import Door
 from service.api.guard import Guard
 from service.api.headers import CORS, SecurityHeaders
 from service.api.observe import Observe
-from service.api.state import State
+from service.api.state import Outside, State
 from service.api.v2 import infer
 from service.api.v2 import routes as v2
 from service.api.v2.statistics import Statistics
@@ -44,16 +44,17 @@ def create_app(
     on_loaded: Callable[[State], None] | None = None,
     on_lost: Callable[[DeviceLost], None] = lambda _error: None,
     fetcher: Fetcher | None = None,
+    outside: Outside | None = None,
 ) -> FastAPI:
     """Models are loaded after the server has begun to listen, so that it can say that it is loading.
 
     `on_loaded` is called once that has ended, well or not; see `State.failure`. `on_lost`: see `State`.
-    `fetcher`: what fetches URLs where that is allowed; by default one that asks public addresses only.
+    `outside`: see `State`. `fetcher`: what fetches URLs where that is allowed; by default one that asks public addresses only.
     Raises KeysError where there is a file of API keys and it cannot be used, ServiceError where traces are asked for without the extra.
     """
     keys = Keys(settings.keys) if settings.keys is not None else None
     traces = Traces() if settings.traces else None
-    state = State(settings, on_lost=on_lost)
+    state = State(settings, on_lost=on_lost, outside=outside)
     if settings.allow_urls:
         state.fetcher = fetcher or _fetcher()
 

@@ -48,5 +48,5 @@ async def limits(state: StateOf) -> Limits:
 async def metrics(state: StateOf) -> Response:
     """Prometheus text format."""
     # In a thread: GPUs are read at each scrape, which takes milliseconds, and seconds at the first where no process keeps them awake.
-    text = await asyncio.to_thread(state.telemetry.render)
+    text = await asyncio.to_thread(state.metrics)
     return Response(text, media_type=CONTENT_TYPE)

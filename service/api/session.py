@@ -194,7 +194,7 @@ class Session:
             "total": (time.monotonic() - due.frame.arrived) * 1000,
         }
         self._state.telemetry.stages(self._manifest.name, timings)
-        return self._prediction(due, judged, ran=used(model, asked.replica.engine.info), timings=timings)
+        return self._prediction(due, judged, ran=used(model, asked.info), timings=timings)
 
     async def _decoded(self, data: bytes | Fresh) -> Fresh:
         with self._state.admission.enter() as ticket:

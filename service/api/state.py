@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -18,7 +19,7 @@ from service.jobs.job import STATES
 from service.nvml import Nvml
 from service.pace import Line
 from service.priority import PRIORITIES, Priority
-from service.registry import Registry
+from service.registry import Engines, Registry
 from service.settings import Settings
 from service.spool import Spool
 from service.telemetry import Telemetry
@@ -29,16 +30,36 @@ if TYPE_CHECKING:
 Phase = Literal["loading", "ready", "failed", "draining"]
 
 
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What a service that is one of several has elsewhere: `engines`, and `exposition`, the metrics of all of them.
+
+    `jobs`: why it takes none, where another does.
+    """
+
+    engines: Engines
+    exposition: Callable[[Telemetry], bytes]
+    jobs: str | None = None
+
+
 class State:
     """One per application. `phase` moves loading → ready → draining, or loading → failed; never back.
 
     `loaded` is set once loading has ended, either way. `on_lost` is called on a device thread whose device has failed.
     """
 
-    def __init__(self, settings: Settings, *, on_lost: Callable[[DeviceLost], None] = lambda _error: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_lost: Callable[[DeviceLost], None] = lambda _error: None,
+        outside: Outside | None = None,
+    ) -> None:
         self.settings = settings
         self.telemetry = Telemetry()
-        self.registry = Registry(settings, observe=self.telemetry.batch, on_lost=on_lost)
+        self._exposition = Telemetry.render if outside is None else outside.exposition
+        engines = None if outside is None else outside.engines
+        self.registry = Registry(settings, observe=self.telemetry.batch, on_lost=on_lost, engines=engines)
         self.phase: Phase = "loading"
         self.failure: MareyError | None = None
         self.loaded = asyncio.Event()
@@ -55,7 +76,7 @@ class State:
         )
         self.streams = 0
         self.stream_frames_dropped = 0
-        self.desk = Desk(settings, self.registry)
+        self.desk = Desk(settings, self.registry, elsewhere=None if outside is None else outside.jobs)
         self.nvml = Nvml()
         self.fetcher: Fetcher | None = None
         self.spool = Spool(settings.spool, max_bytes=settings.max_spool_bytes)
@@ -106,6 +127,10 @@ class State:
     @property
     def ready(self) -> bool:
         return self.phase == "ready" and self.registry.alive
+
+    def metrics(self) -> bytes:
+        """The exposition for Prometheus; it may take milliseconds, so keep it off the event loop."""
+        return self._exposition(self.telemetry)
 
     def refuse_unless_ready(self) -> None:
         """Raise NotReady or Draining, with the reason, unless requests are taken."""

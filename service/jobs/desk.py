@@ -25,9 +25,13 @@ _MAX_FPS = 120
 
 
 class Desk:
-    """`await open()`, then `start` once models are there; `await close()`. Where it cannot open, `reason` says why."""
+    """`await open()`, then `start` once models are there; `await close()`. Where it cannot open, `reason` says why.
 
-    def __init__(self, settings: Settings, registry: Registry) -> None:
+    `elsewhere`: why it never opens, where another service keeps the jobs.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry, *, elsewhere: str | None = None) -> None:
+        self._elsewhere = elsewhere
         self._most = settings.max_jobs
         self._decoders = settings.decode_workers
         self._filing: set[asyncio.Future[Job]] = set()
@@ -53,6 +57,9 @@ class Desk:
 
     async def open(self) -> None:
         """Take the folder, and find the jobs in it. Does not raise: a service that keeps no jobs serves everything else."""
+        if self._elsewhere is not None:
+            self._closed = NotReady(self._elsewhere)
+            return
         if self._most == 0:
             self._closed = NotReady("this service takes no jobs; raise MAREY_MAX_JOBS above 0")
             return

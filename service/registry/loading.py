@@ -8,10 +8,13 @@ import time
 from functools import partial
 
 from service.errors import BundleError, DeadlineExceeded, EngineError, MareyError, NotReady, UnknownModel
+from service.media.workers import DecodePool
+from service.predictor import Predictor
+from service.registry.devices import Engines
 from service.registry.leases import Held
 from service.registry.memory import files, givers
 from service.registry.model import Model
-from service.registry.opening import Opener
+from service.registry.opening import Ready
 from service.registry.served import Served
 
 logger = logging.getLogger(__name__)
@@ -25,9 +28,10 @@ class Loader:
     exceed `max_bytes` until others have given way, or the former is closed. One that was measured before waits for room.
     """
 
-    def __init__(self, opener: Opener, served: Served, *, max_bytes: int | None) -> None:
-        self._opener = opener
+    def __init__(self, engines: Engines, served: Served, *, decoders: DecodePool, max_bytes: int | None) -> None:
+        self._engines = engines
         self._served = served
+        self._decoders = decoders
         self._max_bytes = max_bytes
         self._former: dict[asyncio.Task[None], tuple[Model, Held]] = {}  # in use still, or being closed
         self._loads: set[asyncio.Task[None]] = set()
@@ -76,7 +80,7 @@ class Loader:
         self._retire(model)
 
     async def close(self) -> None:
-        """Give up what is being loaded, and leave the engines to `Opener.close_all`."""
+        """Give up what is being loaded, and leave the engines to `Engines.close`."""
         tasks = [*self._loads, *self._former]
         for task in tasks:
             task.cancel()
@@ -87,21 +91,22 @@ class Loader:
         model.tried, model.progress = found.stamp, ""
         try:
             await self._make_room(model)
-            held = await self._opener.open(found, note=partial(setattr, model, "progress"))
-            await self._refuse_if_too_large(model, held)
+            ready = await self._engines.open(found, note=partial(setattr, model, "progress"))
+            await self._refuse_if_too_large(model, ready)
         except Exception as error:  # one bundle must not take the others down
             known = error if isinstance(error, MareyError) else BundleError(f"{found.path} cannot be opened: {error!r}")
             model.error = known
             what = "is served as it was before" if model.held is not None else "is not served"
             logger.error("bundle %s %s: %s", found.path, what, known, exc_info=None if known is error else error)  # noqa: TRY400  # a sentence of ours says it all
             raise known from error
-        former = model.take(held)
+        predictor = Predictor(ready.bundle, replicas=ready.replicas, decoders=self._decoders)
+        former = model.take(Held(predictor, nbytes=ready.nbytes, stamp=found.stamp))
         if former is not None:
             self._close_later(model, former)
         if not model.wanted:
             self.unload(model)
             raise UnknownModel(f"model {model.title} was unloaded while it was opened")
-        logger.info("model %s is %s, %s", model.title, "open" if former is None else "reloaded", _mib(held.nbytes))
+        logger.info("model %s is %s, %s", model.title, "open" if former is None else "reloaded", _mib(ready.nbytes))
         self._settle()
 
     def _ended(self, model: Model, task: asyncio.Task[None]) -> None:
@@ -125,11 +130,11 @@ class Loader:
             await self._room.wait()
         model.progress = ""
 
-    async def _refuse_if_too_large(self, model: Model, held: Held) -> None:
+    async def _refuse_if_too_large(self, model: Model, ready: Ready) -> None:
         try:
-            self._refuse_size(model, held.nbytes)
+            self._refuse_size(model, ready.nbytes)
         except EngineError:
-            await self._opener.close(held)
+            await self._engines.discard(ready.replicas)
             raise
 
     def _refuse_size(self, model: Model, nbytes: int, least: str = "") -> None:
@@ -168,7 +173,7 @@ class Loader:
     async def _close(self, held: Held) -> None:
         await held.idle()
         try:
-            await self._opener.close(held)
+            await self._engines.discard(held.predictor.replicas)
         except MareyError as error:
             logger.warning("an engine of %s was not closed: %s", held.predictor.manifest.name, error)
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -28,10 +29,7 @@ from service.engine.buckets import buckets_up_to
 from service.engine.golden import warm
 from service.engine.select import ENGINES, Opened, Refused, engines_of, try_engines
 from service.errors import BuildCancelled, BundleError, MareyError
-from service.media.workers import DecodePool
-from service.predictor import Predictor
 from service.registry.catalogue import Found
-from service.registry.leases import Held
 from service.registry.memory import files, taken, trim
 from service.replica import Replica
 from service.settings import Settings
@@ -39,6 +37,15 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A bundle whose engines are open, proved and warm. `nbytes`: what that costs, see memory.py."""
+
+    bundle: Bundle
+    replicas: tuple[Replica, ...]
+    nbytes: int
 
 
 class Opener:
@@ -52,12 +59,10 @@ class Opener:
         settings: Settings,
         *,
         devices: dict[int, Batcher],
-        decoders: DecodePool,
         measure: Callable[[int | None], int | None] = taken,
     ) -> None:
         self._measure = measure
         self._devices = devices
-        self._decoders = decoders
         # Whoever names GPUs does not want to be served by the CPU.
         self._names = engines_of("tensorrt" if settings.devices and settings.engine == "auto" else settings.engine)
         self._settings = settings
@@ -72,15 +77,15 @@ class Opener:
         """Give up what is being opened, as soon as it can be."""
         self._stopping.set()
 
-    async def open(self, found: Found, *, note: Callable[[str], None] = lambda _text: None) -> Held:
+    async def open(self, found: Found, *, note: Callable[[str], None] = lambda _text: None) -> Ready:
         """Verify, open, prove and warm; raises BundleError, EngineError or what else is wrong with it. `note`: see Place."""
         async with self._turn:
             return await self._open(found, note)
 
-    async def close(self, held: Held) -> None:
+    async def discard(self, replicas: Sequence[Replica]) -> None:
         """Close the engines of what nobody uses any more, and give their memory back."""
         async with self._turn:
-            for replica in held.predictor.replicas:
+            for replica in replicas:
                 await self._close(replica)
             await self._elsewhere(trim)
 
@@ -95,20 +100,20 @@ class Opener:
                 except MareyError as error:
                     logger.warning("the engines of device %d were not closed: %s", device, error)
 
-    async def _open(self, found: Found, note: Callable[[str], None]) -> Held:
+    async def _open(self, found: Found, note: Callable[[str], None]) -> Ready:
         bundle = await self._elsewhere(partial(open_bundle, found.path))
         if (bundle.manifest.name, bundle.manifest.version) != found.key:
             raise BundleError(f"{found.path} was replaced while it was opened; it is looked at again")
-        held = await self._measured(bundle, found, note)
+        ready = await self._measured(bundle, note)
         if self._settings.max_model_bytes is not None and not self._measured_before:
             self._measured_before = True
-            if not any(_bound(replica) for replica in held.predictor.replicas):  # Note [Opened twice]
-                for replica in held.predictor.replicas:
+            if not any(_bound(replica) for replica in ready.replicas):  # Note [Opened twice]
+                for replica in ready.replicas:
                     await self._close(replica)
-                held = await self._measured(bundle, found, note)
-        return held
+                ready = await self._measured(bundle, note)
+        return ready
 
-    async def _measured(self, bundle: Bundle, found: Found, note: Callable[[str], None]) -> Held:
+    async def _measured(self, bundle: Bundle, note: Callable[[str], None]) -> Ready:
         gpu = next(iter(self._devices)) if any(ENGINES[name].bound for name in self._names) else None
         before = await self._elsewhere(partial(self._measure, gpu))
         replicas: list[Replica] = []
@@ -125,8 +130,7 @@ class Opener:
             raise
         after = await self._elsewhere(partial(self._measure, gpu))
         grown = 0 if before is None or after is None else after - before
-        predictor = Predictor(bundle, replicas=tuple(replicas), decoders=self._decoders)
-        return Held(predictor, nbytes=max(grown, files(bundle.manifest)), stamp=found.stamp)
+        return Ready(bundle, tuple(replicas), max(grown, files(bundle.manifest)))
 
     async def _opened(self, bundle: Bundle, device: int, batcher: Batcher, note: Callable[[str], None]) -> Opened:
         def told(phase: str, part: float) -> None:
@@ -169,9 +173,11 @@ class Opener:
     async def _close(self, replica: Replica) -> None:
         """After the batch that may be under way: of a request that was given up, too."""
         engine = replica.engine
-        await replica.batcher.forget(engine)
+        device, _ = self._engines[id(engine)]
+        batcher = self._devices[device]
+        await batcher.forget(engine)
         if _bound(replica):
-            await replica.batcher.call(partial(self._discard, engine))
+            await batcher.call(partial(self._discard, engine))
         else:
             await self._elsewhere(partial(self._discard, engine))  # OpenVINO takes 70 ms and more for it
 

@@ -9,23 +9,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from service.batcher import Batcher
 from service.bundle.manifest import Task
-from service.errors import DeviceLost, EngineError, InvalidParameter, MareyError, NotReady, UnknownModel
+from service.errors import DeviceLost, EngineError, InvalidParameter, MareyError, NotAllowed, NotReady, UnknownModel
 from service.media.limits import Limits
 from service.media.workers import DecodePool
 from service.pace import Line
 from service.predictor import Predictor
 from service.priority import Priority
 from service.registry.catalogue import Broken
+from service.registry.devices import Devices, Engines
 from service.registry.loading import Loader
 from service.registry.model import Model, State
-from service.registry.opening import Opener
 from service.registry.served import Served
 from service.registry.shares import Weights, parse
 from service.registry.watch import Watch
 from service.settings import Settings
-from service.waiting import BATCH_SHARE
 
 logger = logging.getLogger(__name__)
 
@@ -41,32 +39,25 @@ class Listed:
 
 
 class Registry:
-    """Owns the decoders, the devices and the models: `await start()`, then `lease`, then `await close()`."""
+    """Owns the decoders, the engines and the models: `await start()`, then `lease`, then `await close()`.
+
+    `engines`: what runs the networks, if not the devices of this process, of which `observe` and `on_lost` are told.
+    """
 
     def __init__(
         self,
         settings: Settings,
         *,
-        observe: Callable[[str, int, float], None] | None = None,
+        observe: Callable[[str, int, float], None] = lambda _stage, _rows, _seconds: None,
         on_lost: Callable[[DeviceLost], None] = lambda _error: None,
+        engines: Engines | None = None,
     ) -> None:
         self._settings = settings
         limits = Limits(max_pixels=settings.max_pixels, max_duration_s=settings.max_duration_s)
         self.decoders = DecodePool(settings.decode_workers, limits=limits, timeout_s=settings.decode_timeout_s)
-        # One device thread for each GPU that was named, else one for whatever the engine runs on.
-        self._devices = {
-            device: Batcher(
-                max_queued_rows=settings.max_queued_rows,
-                batch_s=BATCH_SHARE * settings.queue_ms / 1000,
-                name=f"device {device}",
-                observe=observe,
-                on_lost=on_lost,
-            )
-            for device in settings.devices or (0,)
-        }
-        self._opener = Opener(settings, devices=self._devices, decoders=self.decoders)
+        self._engines = engines or Devices(settings, observe=observe, on_lost=on_lost)
         self._served = Served()
-        self._loader = Loader(self._opener, self._served, max_bytes=settings.max_model_bytes)
+        self._loader = Loader(self._engines, self._served, decoders=self.decoders, max_bytes=settings.max_model_bytes)
         self._watch = Watch(settings.bundles, self._served, self._loader)
         self._watching: asyncio.Task[None] | None = None
 
@@ -74,8 +65,7 @@ class Registry:
         """Open every bundle; one that fails is set aside and named. Raises when none is left to serve."""
         began = time.monotonic()
         await self.decoders.start()  # before the engine's threads exist, so that no worker inherits a lock of theirs
-        for batcher in self._devices.values():
-            batcher.start()
+        self._engines.start()
         await self._watch.look()
         self._weigh_as_set()
         found = list(self._served)
@@ -96,18 +86,16 @@ class Registry:
 
     def stop(self) -> None:
         """Give up what is being loaded, as soon as it can be; `close` follows."""
-        self._opener.stop()
+        self._engines.stop()
 
     async def close(self) -> None:
-        """Close the engines, each on its device thread, then the threads and the decoders, whatever one of them says."""
+        """Close the engines, then the decoders."""
         self.stop()
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
         await self._loader.close()
-        await self._opener.close_all()
-        for batcher in self._devices.values():
-            await asyncio.to_thread(batcher.close)
+        await self._engines.close()
         await self.decoders.close()
 
     @property
@@ -119,7 +107,7 @@ class Registry:
     def ended(self) -> bool:
         """Whether something has ended that only a restart brings back; decoders come back by themselves."""
         watched = self._watching is None or not self._watching.done()
-        return not (watched and all(batcher.alive for batcher in self._devices.values()))
+        return not (watched and self._engines.alive)
 
     @property
     def building(self) -> str:
@@ -128,16 +116,15 @@ class Registry:
 
     @property
     def queued_rows(self) -> int:
-        return sum(batcher.queued_rows for batcher in self._devices.values())
+        return self._engines.queued_rows
 
     def line(self, priority: Priority) -> Line:
         """What a request of this priority finds before it, on the device with the least to do."""
-        lines = (batcher.line(priority) for batcher in self._devices.values())
-        return min(lines, key=lambda line: line.waiting_s + line.running_s)
+        return self._engines.line(priority)
 
     def waiting(self, priority: Priority) -> int:
         """Batches, or parts of them, of this priority in the queues."""
-        return sum(batcher.waiting(priority) for batcher in self._devices.values())
+        return self._engines.waiting(priority)
 
     @property
     def models(self) -> tuple[Predictor, ...]:
@@ -198,7 +185,8 @@ class Registry:
         return self._served.default(name)
 
     def weigh(self, name: str, weights: Weights) -> None:
-        """Share out the requests for `name`; no weights: the newest has all. Raises UnknownModel or InvalidParameter."""
+        """Share out the requests for `name`; no weights: the newest has all. Raises UnknownModel, InvalidParameter or NotAllowed."""
+        self._refuse_if_fixed()
         self._served.weigh(name, weights)
         logger.info("shares of %s are now %s", name, self.shares(name))
 
@@ -211,8 +199,9 @@ class Registry:
     async def load(self, name: str) -> None:
         """Load every version of `NAME`, or `NAME:VERSION`, from disk; one that is served is replaced once the new one is warm.
 
-        Raises UnknownModel, or what was wrong with the first that failed: what was served before still is.
+        Raises UnknownModel, NotAllowed, or what was wrong with the first that failed: what was served before still is.
         """
+        self._refuse_if_fixed()
         await self._watch.look()
         try:
             models = self.named(name)
@@ -224,7 +213,8 @@ class Registry:
             raise failed
 
     async def unload(self, name: str) -> None:
-        """No request gets it from now on; it is closed after its last lease. Raises UnknownModel."""
+        """No request gets it from now on; it is closed after its last lease. Raises UnknownModel or NotAllowed."""
+        self._refuse_if_fixed()
         for model in self.named(name):
             self._loader.unload(model)
             logger.info("model %s is unloaded, as it was asked for", model.title)
@@ -240,6 +230,10 @@ class Registry:
         error = None if task.cancelled() else task.exception()
         assert error is None or isinstance(error, MareyError)
         return error
+
+    def _refuse_if_fixed(self) -> None:
+        if self._engines.fixed is not None:
+            raise NotAllowed(self._engines.fixed)
 
     def _weigh_as_set(self) -> None:
         try:

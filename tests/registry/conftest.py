@@ -56,9 +56,9 @@ async def house(tmp_path: Path) -> AsyncIterator[Callable[..., House]]:
         decoders = DecodePool(1, limits=Limits(max_pixels=10**6, max_duration_s=60), timeout_s=10)  # never asked
         totals = itertools.count(0, cost or 0)
         measure = taken if cost is None else lambda _gpu: next(totals)
-        opener = Opener(settings, devices={0: batcher}, decoders=decoders, measure=measure)
+        opener = Opener(settings, devices={0: batcher}, measure=measure)
         served = Served()
-        loader = Loader(opener, served, max_bytes=max_bytes)
+        loader = Loader(opener, served, decoders=decoders, max_bytes=max_bytes)
         made.append((House(folder, served, loader, Watch((folder,), served, loader), opener), batcher))
         return made[-1][0]
 

@@ -92,7 +92,7 @@ async def _infer(
                 asked = model.asked(deadline=watch.began + limit_s, priority=inference.priority or said.priority)
                 ran = await network.run(asked, inference.tensor)
                 watch.note("run")
-                info = asked.replica.engine.info
+                info = asked.info
                 written = partial(_write, network, inference, info, ran)
                 answer = written() if answered <= SMALL else await asyncio.to_thread(written)
                 coding = _coding(request, answer)
