@@ -14,7 +14,7 @@ export MAREY_DATA ?= $(abspath ../shared/data)
 export ORT_DISABLE_TELEMETRY = 1
 
 # Real servers under load, benchmarks and what needs a GPU: they measure time, one by one. The others run two at a time, most of which keep one core.
-ALONE = tests/e2e tests/bench tests/gpu
+ALONE = tests/e2e tests/bench tests/gpu tests/scale
 
 .PHONY: demo test test-together test-alone check gpu gpu-test clean
 
@@ -28,6 +28,7 @@ test-together: check
 
 test-alone: check
 	$(BIN)/pytest $(ALONE)
+	$(BIN)/pytest --ray tests/api # the same tests, of two replicas behind Ray's proxy
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -55,7 +56,7 @@ $(VENV)/.service: $(VENV)/.pip pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.pip pyproject.toml constraints.txt
-	$(PIP) --editable '.[build-cpu,otel,tune]' --group dev
+	$(PIP) --editable '.[build-cpu,otel,scale,tune]' --group dev
 	$(PIP) --no-deps tf-keras # it asks for tensorflow, and tensorflow-cpu is that
 	touch $(VENV)/.service $@
 

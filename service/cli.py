@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,7 +14,8 @@ from service.bench_command import bench
 from service.bundle.describe import describe
 from service.bundle.store import open_bundle
 from service.classify_command import classify_command
-from service.console import engine_option, one_sentence, precision_option, settings_of, status
+from service.console import engine_option, one_sentence, precision_option, read, settings_of, status
+from service.settings import Settings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,6 +31,12 @@ def main() -> None:
 @engine_option
 @precision_option
 @click.option("--devices", help="GPUs to use, by CUDA's numbers, such as 0,1 (default: the first, where there is one).")
+@click.option(
+    "--ray", "on_ray", is_flag=True, help="Serve on Ray (extra scale), on the cluster that RAY_ADDRESS names."
+)
+@click.option("--ingress", help="With --ray: replicas that take requests and decode, such as 2, or 1:4 for 1 to 4.")
+@click.option("--engines", help="With --ray: replicas that run networks, of each bundle, such as 2, or 1:4.")
+@click.option("--engine-gpus", type=float, help="With --ray: share of a GPU for each engine, such as 0.5.")
 @one_sentence
 def serve(
     bundles: tuple[Path, ...],
@@ -37,13 +45,31 @@ def serve(
     engine: str | None,
     precision: str | None,
     devices: str | None,
+    on_ray: bool,
+    ingress: str | None,
+    engines: str | None,
+    engine_gpus: float | None,
 ) -> int:
     """Serve BUNDLES over HTTP; without any, those that ship. Every setting can also come from MAREY_… variables."""
+    settings = settings_of(bundles=bundles, host=host, port=port, engine=engine, precision=precision, devices=devices)
+    spread = {"ingress": ingress, "engines": engines, "engine_gpus": engine_gpus}
+    if on_ray:
+        return _serve_on_ray(settings, spread)
+    if given := next((name for name, value in spread.items() if value is not None), None):
+        raise click.UsageError(f"--{given.replace('_', '-')} is for Ray's replicas; add --ray, or leave it out")
     from service import server  # noqa: PLC0415  # FastAPI and OpenCV take a second that no other command needs
 
-    return server.run(
-        settings_of(bundles=bundles, host=host, port=port, engine=engine, precision=precision, devices=devices)
-    )
+    return server.run(settings)
+
+
+def _serve_on_ray(settings: Settings, flags: dict[str, Any]) -> int:
+    from service import scale  # noqa: PLC0415  # no other command needs it
+
+    scale.refuse_without_ray("marey serve --ray")
+    from service.scale import run  # noqa: PLC0415
+    from service.scale.spread import Spread  # noqa: PLC0415
+
+    return run.run(settings, read(Spread, flags))
 
 
 @main.command()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import click
 from pydantic import ValidationError
+from pydantic_settings import BaseSettings
 
 from service import logs
 from service.errors import MareyError
 from service.settings import Settings
 
 P = ParamSpec("P")
+S = TypeVar("S", bound=BaseSettings)
 
 
 def one_sentence(command: Callable[P, int | None]) -> Callable[P, None]:
@@ -33,16 +35,22 @@ def one_sentence(command: Callable[P, int | None]) -> Callable[P, None]:
 
 
 def settings_of(**flags: Any) -> Settings:
+    """As `read` of the service's settings, by which this process logs from here on."""
+    settings = read(Settings, flags)
+    logs.configure(level=settings.log_level, form=settings.log_format)
+    return settings
+
+
+def read(kind: type[S], flags: Mapping[str, Any]) -> S:
     """The environment with the flags that were given laid over it; a bad value ends the command with exit code 2."""
     try:
-        settings = Settings(**{name: value for name, value in flags.items() if value not in (None, ())})
+        return kind(**{name: value for name, value in flags.items() if value not in (None, ())})
     except ValidationError as error:
         fault = error.errors()[0]
         name = str(fault["loc"][0])
-        where = f"--{name}" if name in flags else f"MAREY_{name.upper()}"
+        prefix = kind.model_config.get("env_prefix", "")
+        where = f"--{name.replace('_', '-')}" if flags.get(name) not in (None, ()) else f"{prefix}{name.upper()}"
         raise click.UsageError(f"{where} = {fault.get('input')!r}: {fault['msg']}") from None
-    logs.configure(level=settings.log_level, form=settings.log_format)
-    return settings
 
 
 engine_option = click.option(

@@ -101,6 +101,25 @@ class Telemetry:
         for key, value in values.items():
             gauge.labels(key).set_function(value)
 
+    def watch_queue(
+        self,
+        *,
+        rows: Callable[[], float],
+        entries: Mapping[str, Callable[[], float]],
+        wait_s: Mapping[str, Callable[[], float]],
+    ) -> None:
+        """Export what waits for the device: its rows, and by priority its entries and how long a newcomer would wait."""
+        self.watch("marey_queue_rows", "Frames and clips waiting for the device.", rows)
+        self.watch_each(
+            "marey_queue_entries", "Batches, or parts of them, waiting for the device.", "priority", entries
+        )
+        self.watch_each(
+            "marey_queue_wait_seconds",
+            "How long a request that came now would wait, for the decoders and the device.",
+            "priority",
+            wait_s,
+        )
+
     def watch_gpus(self, read: Callable[[], Reading]) -> None:
         """Export what `read()` says of each GPU, read at each scrape; nothing where there is none."""
         self._registry.register(Gpus(read))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import httpx
 import numpy as np
 import onnx.parser
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from service.bundle.manifest import Artifact, Golden, Input, Manifest, Network, Sampling, Tensor
 from service.bundle.store import Bundle, sha256, write_bundle
@@ -49,6 +51,21 @@ head (float[B,T,3] features) => (float[B,3] probabilities, float[B,T] attention)
   attention = Softmax<axis=-1>(energy)
 }
 """
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--ray",
+        action="store_true",
+        help="Have Ray serve what it can, and run only the tests that ask a service of it.",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--ray"):
+        chosen = [item for item in items if "on_ray" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
 
 
 @pytest.fixture(scope="session")
@@ -135,12 +152,42 @@ def color_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 class Served:
-    """A real `marey serve` process and a client of it."""
+    """A real `marey serve` process and a client of it; `on_ray`: with several replicas behind Ray's proxy."""
 
-    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], url: str, *, on_ray: bool = False) -> None:
         self.process = process
         self.url = url
+        self.on_ray = on_ray
         self.client = httpx.Client(base_url=url, timeout=60)
+
+    def counted(self, sample: str) -> float:
+        """The value of a sample of /metrics, over all replicas; 0 where it has not been counted yet."""
+        found = self._read(sample)
+        while self.on_ray:  # its replicas tell what they count every 2 s
+            time.sleep(2.5)
+            before, found = found, self._read(sample)
+            if found == before:
+                break
+        return found
+
+    def becomes(self, sample: str, value: float) -> bool:
+        """Whether a sample has that value within 20 s."""
+        until = time.monotonic() + 20
+        while self._read(sample) != value:
+            if time.monotonic() > until:
+                return False
+        return True
+
+    def _read(self, sample: str) -> float:
+        (wanted,) = (each for family in text_string_to_metric_families(f"{sample} 0\n") for each in family.samples)
+        told = text_string_to_metric_families(self.client.get("/metrics").text)
+        return sum(
+            each.value
+            for family in told
+            for each in family.samples
+            if each.name == wanted.name
+            and {name: value for name, value in each.labels.items() if name != "replica"} == wanted.labels
+        )
 
     def post(self, path: str, content: bytes, *, field: str = "file", **query: object) -> httpx.Response:
         return self.client.post(path, params=query, files={field: ("upload", content)})
@@ -162,12 +209,12 @@ def serving(*arguments: str, exit_code: int = 0, **environment: str) -> Iterator
         assert match, f"marey serve said {line!r}"
         ready = process.stdout.readline()
         assert ready.startswith("marey is ready"), f"marey serve said {ready!r}"
-        served = Served(process, match.group())
+        served = Served(process, match.group(), on_ray="--ray" in arguments)
         yield served
         served.client.close()
         if process.poll() is None:
             process.terminate()
-        assert process.wait(timeout=30) == exit_code
+        assert process.wait(timeout=60) == exit_code
     finally:
         process.kill()
         process.wait()
@@ -177,9 +224,16 @@ def serving(*arguments: str, exit_code: int = 0, **environment: str) -> Iterator
 
 
 @pytest.fixture(scope="session")
-def served(color_bundle: Bundle) -> Iterator[Served]:
+def on_ray(pytestconfig: pytest.Config) -> tuple[str, ...]:
+    """Arguments of `marey serve`: with --ray, for two replicas of everything."""
+    return ("--ray", "--ingress", "2", "--engines", "2") if pytestconfig.getoption("--ray") else ()
+
+
+@pytest.fixture(scope="session")
+def served(color_bundle: Bundle, on_ray: tuple[str, ...]) -> Iterator[Served]:
     """A server of the color bundle, shared by tests that leave it as they found it."""
-    with serving(str(color_bundle.path), MAREY_MAX_UPLOAD_BYTES=str(2**20), MAREY_MAX_PIXELS="1000000") as running:
+    limits = {"MAREY_MAX_UPLOAD_BYTES": str(2**20), "MAREY_MAX_PIXELS": "1000000"}
+    with serving(str(color_bundle.path), *on_ray, **limits) as running:
         yield running
 
 

@@ -83,23 +83,13 @@ class State:
         self.telemetry.watch_gpus(self.nvml.read)
         self.telemetry.watch_models(self._models)
         self.telemetry.watch("marey_models_broken", "Bundles not served as they lie on disk.", self._broken)
-        self.telemetry.watch(
-            "marey_queue_rows", "Frames and clips waiting for the device.", lambda: self.registry.queued_rows
+        self.telemetry.watch_queue(
+            rows=lambda: self.registry.queued_rows,
+            entries={each: partial(self.registry.waiting, each) for each in PRIORITIES},
+            wait_s={each: partial(self.admission.wait_s, each) for each in PRIORITIES},
         )
         self.telemetry.watch("marey_requests_active", "Classifications in progress.", lambda: self.admission.requests)
         self.telemetry.watch("marey_held_bytes", "Uploads and frames held in memory.", lambda: self.admission.bytes)
-        self.telemetry.watch_each(
-            "marey_queue_entries",
-            "Batches, or parts of them, waiting for the device.",
-            "priority",
-            {priority: partial(self.registry.waiting, priority) for priority in PRIORITIES},
-        )
-        self.telemetry.watch_each(
-            "marey_queue_wait_seconds",
-            "How long a request that came now would wait, for the decoders and the device.",
-            "priority",
-            {priority: partial(self.admission.wait_s, priority) for priority in PRIORITIES},
-        )
         self.telemetry.watch("marey_spool_bytes", "Uploads that lie in the spool.", lambda: self.spool.used_bytes)
         self.telemetry.watch("marey_decode_busy", "Decode workers that decode.", lambda: self.registry.decoders.busy)
         self.telemetry.watch(

@@ -205,10 +205,9 @@ def test_health_models_and_metrics_tell_what_runs(served, make_picture: Make) ->
     whole = served.client.get("/models/color").json()
     assert whole["manifest"]["labels"] == ["red", "green", "blue"]
     assert whole["golden_difference"] <= 1e-4
-    metrics = served.client.get("/metrics").text
-    assert 'marey_requests_total{code="ok",route="/classify/image",status="200"}' in metrics
-    assert 'marey_stage_seconds_count{model="color",stage="encode"}' in metrics
-    assert "marey_ready 1.0" in metrics
+    assert served.counted('marey_requests_total{code="ok",route="/classify/image",status="200"}') > 0
+    assert served.counted('marey_stage_seconds_count{model="color",stage="encode"}') > 0
+    assert served.counted("marey_ready") >= 1
 
 
 def test_the_api_describes_itself(served) -> None:

@@ -28,8 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def running(serve: Serve, color_bundle: Bundle, folder: Path) -> Iterator[Served]:
-    with serve(str(color_bundle.path), MAREY_JOBS=str(folder), MAREY_MAX_JOB_BYTES=str(2**23)) as served:
+def running(serve: Serve, color_bundle: Bundle, folder: Path, on_ray: tuple[str, ...]) -> Iterator[Served]:
+    with serve(str(color_bundle.path), *on_ray, MAREY_JOBS=str(folder), MAREY_MAX_JOB_BYTES=str(2**23)) as served:
         yield served
 
 

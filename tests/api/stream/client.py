@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,11 +50,6 @@ def end_of(stream: ClientConnection, *, heard_before: list[dict[str, Any]] | Non
             (heard_before if heard_before is not None else []).append(last)
         except ConnectionClosed as error:
             return error.rcvd.code if error.rcvd else 1006, last
-
-
-def count(running: Any, name: str) -> float:
-    found = re.search(rf"^{re.escape(name)} (\S+)$", running.client.get("/metrics").text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
 
 
 def shares(message: dict[str, Any]) -> dict[str, float]:

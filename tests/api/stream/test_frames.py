@@ -15,14 +15,14 @@ from fastapi import WebSocket, WebSocketDisconnect
 from service.api.inflow import Inflow
 from service.bundle.manifest import Input
 from service.errors import RequestError
-from tests.api.stream.client import count, end_of, heard, send, streaming
+from tests.api.stream.client import end_of, heard, send, streaming
 
 Make = Callable[..., bytes]
 
 
 def test_when_frames_come_too_fast_the_oldest_are_dropped_and_counted(served, make_picture: Make) -> None:
     image, sent = make_picture("red", height=900, width=1100, suffix=".png"), 300
-    before = count(served, "marey_stream_frames_dropped_total")
+    before = served.counted("marey_stream_frames_dropped_total")
     with streaming(served, window_s=1, frames=4) as stream:
         for number in range(sent):
             send(stream, image, number / 4, 0.25)
@@ -32,7 +32,7 @@ def test_when_frames_come_too_fast_the_oldest_are_dropped_and_counted(served, ma
             answered += 1
     assert last["dropped"] > 0
     assert answered + last["dropped"] == sent
-    assert count(served, "marey_stream_frames_dropped_total") - before == last["dropped"]
+    assert served.counted("marey_stream_frames_dropped_total") - before == last["dropped"]
 
 
 def test_a_client_that_does_not_read_holds_up_nobody_and_costs_no_memory(served, make_picture: Make) -> None:

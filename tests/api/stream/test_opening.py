@@ -8,7 +8,7 @@ import pytest
 from websockets.sync.client import connect
 
 from service.keys import add
-from tests.api.stream.client import count, end_of, heard, refusal, send, streaming
+from tests.api.stream.client import end_of, heard, refusal, send, streaming
 
 Make = Callable[..., bytes]
 
@@ -43,8 +43,8 @@ def test_a_full_house_refuses_with_429_and_a_stream_that_ends_makes_room(serve, 
             answer = refusal(running)
             assert (answer.status_code, answer.json()["code"]) == (429, "overloaded")
             assert int(answer.headers["retry-after"]) > 0
-            assert count(running, "marey_streams_active") == 1
-        while count(running, "marey_streams_active"):
+            assert running.counted("marey_streams_active") == 1
+        while running.counted("marey_streams_active"):
             pass
         with streaming(running) as stream:
             running.process.terminate()

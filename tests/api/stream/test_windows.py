@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.stream.client import count, heard, send, streaming
+from tests.api.stream.client import heard, send, streaming
 from tests.api.stream.windows import frames_of, same_as_windows
 from tests.clip_bundle import make_clip_bundle
 
@@ -30,7 +30,7 @@ def test_a_stream_answers_as_the_files_windows_do_for_one_encoder_row_a_frame(se
     video = make_video("red", "green", "blue", frames=20, fps=20)
     name = 'marey_batch_rows_sum{stage="encoder"}'
     assert same_as_windows(served, video, model="color", window_s=1, frames=4) > 7
-    before = count(served, name)
+    before = served.counted(name)
     with streaming(served, window_s=1, frames=4) as stream:
         assert (stream.ready["spacing_s"], stream.ready["frames"], stream.ready["stride_s"]) == (0.25, 4, 0.25)
         images, times = frames_of(video)
@@ -41,7 +41,7 @@ def test_a_stream_answers_as_the_files_windows_do_for_one_encoder_row_a_frame(se
                 answers.append(heard(stream))
     assert len(images) == 60
     assert len(answers) == 12
-    assert count(served, name) - before == 12  # and none for the 48 frames between the points
+    assert served.counted(name) - before == 12  # and none for the 48 frames between the points
 
 
 def test_frames_between_the_points_are_not_even_decoded(served, make_picture: Make) -> None:

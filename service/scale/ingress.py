@@ -1,0 +1,72 @@
+"""A replica that takes requests: the application of `marey serve`, whose networks run elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ray import serve
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import logs
+from service.api.app import create_app
+from service.api.state import Outside, State
+from service.errors import EngineError
+from service.registry.catalogue import Key
+from service.scale.board import Telling, own_name
+from service.scale.distant import DistantEngines
+from service.scale.names import ENGINES, engine_title
+from service.settings import Settings
+
+_ID = b"x-request-id"
+
+
+class Ingress:
+    """A Serve deployment, whose application Ray asks for once this is made.
+
+    `jobs`: why it takes none, where another replica does.
+    """
+
+    def __init__(self, settings: Settings, keys: Sequence[Key], *, jobs: str | None) -> None:
+        logs.configure(level=settings.log_level, form=settings.log_format)
+        self._settings = settings
+        self._jobs = jobs
+        self._engines = DistantEngines({key: serve.get_deployment_handle(engine_title(key), ENGINES) for key in keys})
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        telling = Telling(own_name())
+        app = create_app(self._settings, outside=Outside(self._engines, telling.exposition, self._jobs))
+        self._state: State = app.state.marey
+        telling.start(self._state.telemetry)
+        return Behind(app)
+
+    async def check_health(self) -> None:
+        """Asked by Ray, which sends nothing here before the first answer, and puts another in the place of one that raises."""
+        await self._state.loaded.wait()
+        if self._state.failure is not None:
+            raise self._state.failure
+        if self._state.registry.ended:
+            raise EngineError("something has ended that only a new replica brings back")
+
+
+class Behind:
+    """ASGI middleware for what stands behind Ray's proxy."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        # Ray's, for the share of the paths that it sends here; ours begin at the root.
+        scope["root_path"] = ""
+        given = next((value for name, value in scope["headers"] if name == _ID), None)
+
+        async def send_once(message: Message) -> None:
+            """The proxy adds the request's id itself, which it has made where the client gave none."""
+            if message["type"] == "http.response.start":
+                headers = [(name, value) for name, value in message.get("headers", ()) if (name, value) != (_ID, given)]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await self._app(scope, receive, send_once)
