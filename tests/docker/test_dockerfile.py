@@ -99,7 +99,9 @@ def test_every_image_can_send_traces(dockerfile) -> None:
     asked, _, _ = command.partition("> cpu.txt")
     assert asked.split()[-3:] == ["pyproject.toml", "otel;", "}"]
     assert "otel" in PROJECT["optional-dependencies"]
-    assert {dockerfile[name].base for name in ("packages-gpu", "packages-build")} == {"packages"}, "and so has the others'"
+    assert {dockerfile[name].base for name in ("packages-gpu", "packages-build")} == {"packages"}, (
+        "and so has the others'"
+    )
 
 
 def test_every_package_is_installed_by_the_constraints(dockerfile) -> None:

@@ -1,0 +1,157 @@
+"""A real Prometheus scrapes a real service in full work, beside a stand-in of the GPU driver: every panel has something to show."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service import keys
+from service.bundle.frame_statistics import statistics_of
+from service.bundle.store import Bundle
+from service.drift import SAMPLE
+from tests.api.test_inputs import DARK, quantized
+from tests.conftest import Served, make_color_bundle
+from tests.monitoring.prometheus import Prometheus, until, watching
+from tests.monitoring.queries import ROOT, Query, of_dashboard, of_rules
+from tests.monitoring.traffic import CLIPS, Traffic
+
+Program = Callable[[str], str]
+QUERIES = {query.where: query for query in of_dashboard()}
+# As long as the traffic lasts at most; two scrapes under it, 5 s apart, are what rates need.
+PATIENCE_S = 45.0
+# Queries that cannot show anything here, each with its reason: none.
+SILENT: dict[str, str] = {}
+
+
+@dataclass
+class Watched:
+    prometheus: Prometheus
+    shown: dict[str, list[tuple[dict[str, str], float]]] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with NVML's stand-in; see tests/standin/README.md."""
+    folder = tmp_path_factory.mktemp("libnvml")
+    source = ROOT / "tests" / "standin" / "libnvml.c"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "libnvidia-ml.so.1", source], check=True)
+    return folder
+
+
+def address(served: Served) -> str:
+    return httpx.URL(served.url).netloc.decode()
+
+
+@pytest.fixture(scope="module")
+def watched(program: Program, serve: Any, driver: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """A service that asks for keys, in full work until every query has shown something, or `PATIENCE_S` are over."""
+    binary, folder = program("prometheus"), tmp_path_factory.mktemp("watched")
+    path = folder / "keys"
+    mine, scraper, hasty = (
+        keys.add(path, name, rate=rate) for name, rate in (("mine", None), ("prometheus", None), ("hasty", 0.1))
+    )
+    bundles = [
+        make_color_bundle(folder / "color"),
+        quantized(make_color_bundle(folder / "bright", name="bright"), statistics_of(DARK)),
+    ]
+    environment = {
+        "MAREY_KEYS": str(path),
+        "MAREY_MAX_REQUESTS": "4",
+        "MAREY_LOG_LEVEL": "error",
+        "LD_LIBRARY_PATH": str(driver),
+        "STANDIN_GPUS": "2",
+    }
+    with serve(*(str(bundle.path) for bundle in bundles), **environment) as served:
+        traffic = Traffic(served, folder, key=mine, hasty=hasty, limit=4)
+        for _ in range(-(-2 * SAMPLE // CLIPS)):
+            traffic.clips()
+        etc = folder / "etc"
+        etc.mkdir()
+        with watching(binary, etc, targets=[address(served)], key=f"{scraper}\n") as prometheus:
+            made = Watched(prometheus)
+            deadline = time.monotonic() + PATIENCE_S
+            while len(made.shown) < len(QUERIES) - len(SILENT) and time.monotonic() < deadline:
+                traffic.round()
+                traffic.clips()
+                for query in QUERIES.values():
+                    if query.where not in made.shown and (found := shown(prometheus, query)):
+                        made.shown[query.where] = found
+            yield made
+
+
+def shown(prometheus: Prometheus, query: Query) -> list[tuple[dict[str, str], float]]:
+    """What a panel can draw: a quantile of nothing is no number."""
+    return [(labels, value) for labels, value in prometheus.series(query.text) if not math.isnan(value)]
+
+
+@pytest.mark.parametrize("where", QUERIES)
+def test_a_query_of_the_dashboard_shows_something_and_has_what_its_legend_names(watched: Watched, where: str) -> None:
+    found = watched.shown.get(where, [])
+    assert bool(found) == (where not in SILENT), QUERIES[where].text
+    for labels, _ in found:
+        assert labels.keys() >= QUERIES[where].legend
+
+
+def test_what_is_shown_is_what_happened(watched: Watched) -> None:
+    def values(where: str, label: str) -> dict[str, float]:
+        return {labels[label]: value for labels, value in watched.shown[where]}
+
+    assert watched.shown["Ready A"] == watched.shown["Scraped A"] == [({}, 1)]
+    assert {"ok", "unsupported_media", "decode_failed", "overloaded", "rate_limited", "deadline_exceeded"} <= set(
+        values("Answers by status and code A", "code")
+    )
+    assert "requests" in values("Refusals by reason A", "reason")
+    assert {"read", "decode", "preprocess", "queue", "encode", "head"} == set(values("Median by stage A", "stage"))
+    assert {"encoder", "head"} <= set(values("Mean batch A", "stage"))
+    assert values("Inputs outside the calibration's range A", "model") == {"bright": 1}, "brighter than all it knew"
+    assert values("Temperature A", "gpu") == {"0": 61, "1": 61}
+    assert set(values("Slowed down A", "reason")) == {"sw_power_cap", "hw_thermal_slowdown"}
+    alerts = values("Alerts, pending and firing A", "alertname")
+    assert "MareyGpuThrottled" in alerts
+    assert "MareyAbsent" not in alerts
+
+
+def test_the_choices_above_the_dashboard_offer_what_there_is(watched: Watched) -> None:
+    for label, wanted in (("job", {"marey"}), ("model", {"bright", "color"})):
+        assert set(watched.prometheus.ask(f"label/{label}/values")) == wanted
+
+
+def test_prometheus_evaluates_every_rule_without_an_error(watched: Watched) -> None:
+    def rules() -> list[dict[str, Any]]:
+        return [rule for group in watched.prometheus.ask("rules")["groups"] for rule in group["rules"]]
+
+    until(lambda: all(rule["health"] != "unknown" for rule in rules()), "evaluated")
+    found = {rule["name"]: (rule["health"], rule.get("lastError")) for rule in rules()}
+    assert found == {query.where: ("ok", None) for query in of_rules()}
+
+
+def test_a_key_is_needed_where_the_service_asks_for_one_and_none_where_it_does_not(
+    program: Program, serve: Any, served: Served, color_bundle: Bundle, tmp_path: Path
+) -> None:
+    keys.add(tmp_path / "keys", "somebody")
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    with (
+        serve(str(color_bundle.path), MAREY_KEYS=str(tmp_path / "keys")) as guarded,
+        watching(program("prometheus"), etc, targets=[address(served), address(guarded)]) as prometheus,
+    ):
+
+        def health() -> dict[str, tuple[str, str]]:
+            targets = prometheus.ask("targets")["activeTargets"]
+            return {each["labels"]["instance"]: (each["health"], each["lastError"]) for each in targets}
+
+        until(lambda: all(state != "unknown" for state, _ in health().values()) and health(), "scraped")
+        assert health()[address(served)] == ("up", "")
+        state, error = health()[address(guarded)]
+        assert state == "down"
+        assert "401" in error
+        down = until(lambda: prometheus.series('ALERTS{alertname="MareyDown"}'), "the alert")
+        assert [labels["instance"] for labels, _ in down] == [address(guarded)]
