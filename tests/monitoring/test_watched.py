@@ -15,7 +15,6 @@ import pytest
 
 from service import keys
 from service.bundle.frame_statistics import statistics_of
-from service.bundle.store import Bundle
 from service.drift import SAMPLE
 from tests.api.test_inputs import DARK, quantized
 from tests.conftest import Served, make_color_bundle
@@ -33,6 +32,9 @@ SILENT: dict[str, str] = {}
 
 @dataclass
 class Watched:
+    """`shown`: what each query of the dashboard has shown, by its name."""
+
+    address: str
     prometheus: Prometheus
     shown: dict[str, list[tuple[dict[str, str], float]]] = field(default_factory=dict)
 
@@ -76,7 +78,7 @@ def watched(program: Program, serve: Any, driver: Path, tmp_path_factory: pytest
         etc = folder / "etc"
         etc.mkdir()
         with watching(binary, etc, targets=[address(served)], key=f"{scraper}\n") as prometheus:
-            made = Watched(prometheus)
+            made = Watched(address(served), prometheus)
             deadline = time.monotonic() + PATIENCE_S
             while len(made.shown) < len(QUERIES) - len(SILENT) and time.monotonic() < deadline:
                 traffic.round()
@@ -134,24 +136,18 @@ def test_prometheus_evaluates_every_rule_without_an_error(watched: Watched) -> N
 
 
 def test_a_key_is_needed_where_the_service_asks_for_one_and_none_where_it_does_not(
-    program: Program, serve: Any, served: Served, color_bundle: Bundle, tmp_path: Path
+    watched: Watched, program: Program, served: Served, tmp_path: Path
 ) -> None:
-    keys.add(tmp_path / "keys", "somebody")
-    etc = tmp_path / "etc"
-    etc.mkdir()
-    with (
-        serve(str(color_bundle.path), MAREY_KEYS=str(tmp_path / "keys")) as guarded,
-        watching(program("prometheus"), etc, targets=[address(served), address(guarded)]) as prometheus,
-    ):
+    with watching(program("prometheus"), tmp_path, targets=[address(served), watched.address]) as prometheus:
 
         def health() -> dict[str, tuple[str, str]]:
             targets = prometheus.ask("targets")["activeTargets"]
             return {each["labels"]["instance"]: (each["health"], each["lastError"]) for each in targets}
 
-        until(lambda: all(state != "unknown" for state, _ in health().values()) and health(), "scraped")
-        assert health()[address(served)] == ("up", "")
-        state, error = health()[address(guarded)]
-        assert state == "down"
-        assert "401" in error
-        down = until(lambda: prometheus.series('ALERTS{alertname="MareyDown"}'), "the alert")
-        assert [labels["instance"] for labels, _ in down] == [address(guarded)]
+        found = until(
+            lambda: (said := health()) and all(state != "unknown" for state, _ in said.values()) and said, "scrapes"
+        )
+    assert found[address(served)] == ("up", "")
+    state, error = found[watched.address]
+    assert state == "down"
+    assert "401" in error
