@@ -16,7 +16,7 @@ import yaml
 
 from tests.monitoring.queries import MONITORING
 
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 
 
 def configured(folder: Path, *, targets: Sequence[str] = (), key: str = "") -> Path:
@@ -67,17 +67,17 @@ def watching(binary: str, folder: Path, *, targets: Sequence[str], key: str = ""
                 lambda: re.search(r'msg="Listening on" (?:component=web )?address=(\S+)', log.read_text()), log
             )
             prometheus = Prometheus(f"http://{address[1]}")
-            until(lambda: "Server is ready to receive web requests" in log.read_text(), log)
+            until(lambda: "Server is ready to receive web requests" in log.read_text(), log.read_text)
             yield prometheus
             prometheus.close()
         finally:
             process.terminate()
 
 
-def until(found: Callable[[], Any], what: object) -> Any:
-    """What `found` gives, as soon as it gives something."""
+def until(found: Callable[[], Any], instead: Callable[[], Any]) -> Any:
+    """What `found` gives, as soon as it gives something; where it does not, what there is `instead` is said."""
     deadline = time.monotonic() + PATIENCE_S
     while not (result := found()):
-        assert time.monotonic() < deadline, what.read_text() if isinstance(what, Path) else what
+        assert time.monotonic() < deadline, instead()
         time.sleep(0.05)
     return result

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import pytest
 
-from tests.monitoring.queries import DASHBOARD, PANELS, Query, of_dashboard, selectors
+from tests.monitoring.queries import DASHBOARD, PANELS, ROOT, Query, of_dashboard, selectors
 
 TITLES = [panel["title"] for panel in PANELS]
 
@@ -31,6 +32,8 @@ def test_it_has_a_row_for_everything_that_can_go_wrong() -> None:
         "GPU",
     ]
     assert len(set(TITLES)) == len(TITLES)
+    described = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    assert re.findall(r"^- \*\*(.+?)\.\*\*", described, re.MULTILINE) == rows
 
 
 def test_a_panel_says_what_it_shows_in_which_unit_and_asks_the_data_source_that_was_chosen(panel) -> None:
