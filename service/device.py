@@ -245,6 +245,7 @@ class Device:
         spent = now - max(flight.began, self._landed)  # not the time that another batch was before it
         self._landed = now
         first = flight.members[0]
+        stage, count = first.stage, flight.rows  # both another below, where a member goes on to the head
         self.pace.note(first.network, units=flight.work, seconds=spent)
         with self._wake:
             self._waiting.ran(flight.members, spent)
@@ -259,7 +260,7 @@ class Device:
         self._gone(flight)  # before anybody is told: who has the answer may ask what is left
         self._answer(answers)
         try:
-            self._observe(first.stage, flight.rows, spent)
+            self._observe(stage, count, spent)
         except Exception:
             logger.exception("a batch was run, and could not be counted")
 

@@ -49,3 +49,13 @@ async def test_a_clip_that_is_given_up_while_its_encoder_runs_never_reaches_the_
     await batcher.call(lambda: None)
     assert engine.batches == [("encoder", 2)]
     assert batcher.pending_rows == 0
+
+
+async def test_each_batch_is_counted_as_what_it_was_and_not_as_what_its_members_do_next() -> None:
+    counted: list[tuple[str, int]] = []
+    made = Batcher(max_queued_rows=200, observe=lambda stage, count, _seconds: counted.append((stage, count)))
+    made.start()
+    await made.run_clip(FakePair(), rows(5), deadline=soon())
+    await made.call(lambda: None)
+    made.close()
+    assert counted == [("encoder", 5), ("head", 1)]

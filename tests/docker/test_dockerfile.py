@@ -94,6 +94,16 @@ def test_the_extras_are_those_of_the_project(dockerfile) -> None:
     assert named <= set(PROJECT["optional-dependencies"])
 
 
+def test_every_image_can_send_traces(dockerfile) -> None:
+    (command,) = dockerfile["requirements"].of("RUN")
+    asked, _, _ = command.partition("> cpu.txt")
+    assert asked.split()[-3:] == ["pyproject.toml", "otel;", "}"]
+    assert "otel" in PROJECT["optional-dependencies"]
+    assert {dockerfile[name].base for name in ("packages-gpu", "packages-build")} == {"packages"}, (
+        "and so has the others'"
+    )
+
+
 def test_every_package_is_installed_by_the_constraints(dockerfile) -> None:
     installs = [
         line
