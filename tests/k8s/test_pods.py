@@ -112,7 +112,7 @@ def test_the_port_is_the_one_that_the_image_listens_on(pod: Object, dockerfile) 
 
 
 @each_pod
-def test_what_probes_ask_for_is_answered_without_a_key(pod: Object, served) -> None:
+def test_what_probes_ask_for_is_answered(pod: Object, served) -> None:
     asked = {name: container(pod)[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}
     prefix = "/v2" if pod is PODS["kserve"] else ""
     assert asked == {

@@ -223,6 +223,21 @@ def test_urls_lead_to_public_addresses(address: str) -> None:
     )
 
 
+def test_where_keys_are_used_probes_need_none_and_prometheus_sends_its_own(serve, color_bundle, tmp_path) -> None:
+    token = add(tmp_path / "keys", "prometheus")
+    probed = {
+        container(pod)[name]["httpGet"]["path"]
+        for pod in (DEPLOYMENT["spec"]["template"]["spec"], load("kserve/servingruntime.yaml")["spec"])
+        for name in ("startupProbe", "readinessProbe", "livenessProbe")
+    }
+    (endpoint,) = MONITOR["spec"]["endpoints"]
+    with serve(str(color_bundle.path), MAREY_KEYS=str(tmp_path / "keys")) as served:
+        assert {served.client.get(path).status_code for path in probed} == {200}
+        assert served.client.get(endpoint["path"]).status_code == 401
+        # As prometheus-operator's `authorization` does where no `type` is given.
+        assert served.client.get(endpoint["path"], headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
 def test_keys_are_read_where_the_secret_is_mounted_by_all_that_serve(compose) -> None:
     objects = compose("gpu", *COMPONENTS)
     path = next(each["data"] for each in objects if each["kind"] == "ConfigMap")["MAREY_KEYS"]
