@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.docker.conftest import dockerfile
+from tests.docker.conftest import dockerfile, gpu_machine, script
 
-__all__ = ["dockerfile"]
+__all__ = ["dockerfile", "gpu_machine", "script"]
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "docker" / "k8s"

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from service import __version__
 from service.settings import Settings
+from tests.conftest import make_color_bundle
 from tests.k8s.conftest import COMPONENTS, K8S, Object, container, literals, load, pick, quantity, words
 
 DEPLOYMENT = load("base/deployment.yaml")
@@ -239,6 +240,20 @@ def test_a_gpu_serves_engines_that_another_container_has_built_and_it_cannot_cha
     assert builder["envFrom"] == container(gpu)["envFrom"]  # the same precision, for the same bundles
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in gpu["tolerations"]
     assert_disk(gpu)
+
+
+def test_engines_that_lie_in_an_empty_dir_are_loaded_and_not_built_again(script, gpu_machine, tmp_path) -> None:
+    make_color_bundle(tmp_path / "color")
+    cache = tmp_path / "engines"
+    cache.mkdir()
+    cache.chmod(0o2777)  # as a kubelet makes it, with fsGroup
+    environment = {**gpu_machine, "MAREY_BUNDLES": str(tmp_path / "color"), "MAREY_ENGINE_CACHE": str(cache)}
+    result = script("engines.py", **environment)
+    assert result.returncode == 0, result.stderr
+    before = {plan: plan.stat().st_mtime_ns for plan in cache.glob("*/*.plan")}
+    assert before
+    assert script("engines.py", **environment).returncode == 0
+    assert {plan: plan.stat().st_mtime_ns for plan in cache.glob("*/*.plan")} == before
 
 
 def test_a_gpu_pod_has_the_processors_of_its_settings_and_time_to_build(render) -> None:

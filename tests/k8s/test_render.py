@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from kubernetes_validate import SchemaNotFoundError, ValidationError, validate
 
+from service import __version__
 from tests.k8s.conftest import COMPONENTS, K8S, ROOT, container, documents, pick, words
 
 # The oldest that has all that is used (preStop.sleep), one between, the newest that the validator holds.
@@ -131,13 +133,21 @@ def test_pods_read_the_settings_by_the_name_that_their_content_gives(compose) ->
         assert used == {name}
 
 
-def test_images_and_namespace_are_changed_from_outside(compose, render, tmp_path: Path) -> None:
+def test_images_and_namespace_are_changed_from_outside(compose) -> None:
     registry = "registry.example.org/vision"
     images = [{"name": f"marey-{name}", "newName": f"{registry}/marey-{name}"} for name in ("cpu", "api", "engine")]
     objects = compose("gpu", *COMPONENTS, images=images, namespace="vision")
     used = {word for each in objects for word in words(each) if re.search(r"marey-(cpu|api|engine):", word)}
-    assert used == {f"{registry}/marey-{name}:0.1.0" for name in ("cpu", "api", "engine")}
+    assert used == {f"{registry}/marey-{name}:{__version__}" for name in ("cpu", "api", "engine")}
     assert {each["metadata"].get("namespace", each["metadata"]["name"]) for each in objects} == {"vision"}
+
+
+def test_the_image_under_kserve_is_changed_from_outside(render, tmp_path: Path) -> None:
+    images = [{"name": "marey-cpu", "newName": "registry.example.org/marey-cpu"}]
+    own = {"resources": [os.path.relpath(K8S / "kserve", tmp_path.resolve())], "images": images}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
+    runtime = pick(render(tmp_path), "ServingRuntime", "marey")
+    assert container(runtime["spec"])["image"] == f"registry.example.org/marey-cpu:{__version__}"
 
 
 def test_the_example_of_the_documentation_renders(render, tmp_path: Path) -> None:
