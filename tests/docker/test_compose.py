@@ -47,6 +47,7 @@ def test_every_service_builds_its_target(compose, dockerfile) -> None:
         defaults = dict(line.split("=") for line in dockerfile["requirements"].of("ARG"))
         for argument, value in service["build"].get("args", {}).items():
             assert value == f"${{{argument}:-{defaults[argument]}}}"
+        assert ("SERVE_EXTRAS" in service["build"]["args"]) == (service["build"]["target"] != "build")
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -88,20 +88,29 @@ def test_the_versions_are_those_of_the_project(dockerfile, constraints) -> None:
 
 def test_the_extras_are_those_of_the_project(dockerfile) -> None:
     extras = dict(text.split("=") for text in dockerfile["requirements"].of("ARG"))
-    assert extras == {"GPU_EXTRA": "gpu", "BUILD_EXTRA": "build-cpu"}
+    assert extras == {"GPU_EXTRA": "gpu", "BUILD_EXTRA": "build-cpu", "SERVE_EXTRAS": "otel"}
     text = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
-    named = {*extras.values(), *re.findall(r"^# ?[^:\n]*?([\w-]+): TensorRT-RTX", text, flags=re.MULTILINE), "build"}
+    named = {
+        extras["GPU_EXTRA"],
+        extras["BUILD_EXTRA"],
+        *re.findall(r"^# ?[^:\n]*?([\w-]+): TensorRT-RTX", text, flags=re.MULTILINE),
+        "build",
+    }
     assert named <= set(PROJECT["optional-dependencies"])
 
 
-def test_every_image_can_send_traces(dockerfile) -> None:
-    (command,) = dockerfile["requirements"].of("RUN")
-    asked, _, _ = command.partition("> cpu.txt")
-    assert asked.split()[-3:] == ["pyproject.toml", "otel;", "}"]
-    assert "otel" in PROJECT["optional-dependencies"]
-    assert {dockerfile[name].base for name in ("packages-gpu", "packages-build")} == {"packages"}, (
-        "and so has the others'"
-    )
+def test_extras_of_the_service_reach_every_image_that_serves(dockerfile) -> None:
+    (written,) = dockerfile["requirements"].of("RUN")
+    assert 'requirements.py pyproject.toml --with "$SERVE_EXTRAS" > cpu.txt' in written
+    assert "--from=requirements /src/cpu.txt ./" in dockerfile["packages"].of("COPY")
+    (installed,) = dockerfile["packages"].of("RUN")
+    assert "--requirement cpu.txt" in installed
+    # An extra whose packages are not pinned stops the build.
+    assert installed.endswith("python pinned.py constraints.txt")
+    assert dockerfile["packages-gpu"].base == "packages"
+    for target, packages in (("cpu", "packages"), ("gpu", "packages-gpu"), ("engine", "packages-gpu")):
+        copied = [line for stage in dockerfile.lineage(target) for line in stage.of("COPY")]
+        assert f"--from={packages} /opt/marey /opt/marey" in copied
 
 
 def test_every_package_is_installed_by_the_constraints(dockerfile) -> None:

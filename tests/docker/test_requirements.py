@@ -17,6 +17,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
         ([], PROJECT["dependencies"]),
         (["gpu"], PROJECT["optional-dependencies"]["gpu"]),
         (["build-cpu"], [*PROJECT["optional-dependencies"]["offline"], "tensorflow-cpu>=2.21"]),
+        (["--with", ""], PROJECT["dependencies"]),
+        (["--with", "otel"], [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["otel"]]),
     ],
 )
 def test_an_extra_stands_for_what_it_names(script, extras: list[str], wanted: list[str]) -> None:
@@ -25,8 +27,28 @@ def test_an_extra_stands_for_what_it_names(script, extras: list[str], wanted: li
     assert result.stdout.splitlines() == wanted
 
 
-def test_an_extra_that_does_not_exist_is_an_error(script) -> None:
-    assert script("requirements.py", str(ROOT / "pyproject.toml"), "gpus").returncode == 1
+def test_several_extras_are_installed_beside_the_dependencies_each_requirement_once(script) -> None:
+    result = script("requirements.py", str(ROOT / "pyproject.toml"), "--with", "otel, gpu,gpu-rtx,")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == len(set(lines))
+    assert set(lines) == {
+        *PROJECT["dependencies"],
+        *(line for name in ("otel", "gpu", "gpu-rtx") for line in PROJECT["optional-dependencies"][name]),
+    }
+
+
+@pytest.mark.parametrize("wish", [["gpus"], ["--with", "otel,gpus"]])
+def test_an_extra_that_does_not_exist_is_an_error_that_names_those_that_do(script, wish: list[str]) -> None:
+    result = script("requirements.py", str(ROOT / "pyproject.toml"), *wish)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: gpus: no extra of ")
+    assert "otel" in result.stderr
+
+
+def test_what_an_extra_of_the_service_asks_for_is_pinned(constraints) -> None:
+    for line in PROJECT["optional-dependencies"]["otel"]:
+        assert line.partition(">=")[0] in constraints
 
 
 def test_a_package_that_is_not_pinned_or_pinned_to_another_version_is_refused(script, tmp_path: Path) -> None:
