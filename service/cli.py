@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from service import __version__
+from service.archive_command import classify_archive
 from service.bench_command import bench
 from service.bundle.describe import describe
 from service.bundle.store import open_bundle
@@ -125,5 +126,5 @@ def key_command(name: str, admin: bool, rate: float | None, file: Path | None, r
     click.echo(token)
 
 
-for command in (classify_command, bench):
+for command in (classify_command, classify_archive, bench):
     main.add_command(command)

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from service.api.app import create_app
+from service.api.state import Outside
 from service.bundle.manifest import Task
 from service.errors import MareyError
 from service.media.sniff import task_of
@@ -28,13 +29,13 @@ async def connect(url: str, *, key: str | None = None) -> AsyncIterator[httpx.As
 
 
 @asynccontextmanager
-async def in_process(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+async def in_process(settings: Settings, *, outside: Outside | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the same application without a network: one code path, with or without a server.
 
-    Raises MareyError when no model can be served.
+    `outside`: see `service.api.state`. Raises MareyError when no model can be served.
     """
     # The jobs in the user's folder are a service's to work on, not those of a command that ends soon; and who may ask is settled.
-    app = create_app(settings.model_copy(update={"max_jobs": 0, "keys": None, "rate_limit": None}))
+    app = create_app(settings.model_copy(update={"max_jobs": 0, "keys": None, "rate_limit": None}), outside=outside)
     async with app.router.lifespan_context(app):
         await app.state.marey.loaded.wait()
         if app.state.marey.failure is not None:
@@ -60,10 +61,15 @@ async def classify(
         except MareyError as error:
             yield {"file": str(file), "error": {"code": "unreadable", "detail": str(error)}}
             continue
-        task = task_of(data)
-        response = await _post(client, data, task, query=wishes if task == "image" else {**wishes, **looks})
-        body = _body(response)
-        yield {"file": str(file), **(body if response.is_success else {"error": body})}
+        yield {"file": str(file), **await answer(client, data, wishes=wishes, looks=looks)}
+
+
+async def answer(client: httpx.AsyncClient, data: bytes, *, wishes: Wishes, looks: Wishes) -> Result:
+    """What the service says of one file, or `error`; as `classify`."""
+    task = task_of(data)
+    response = await _post(client, data, task, query=wishes if task == "image" else {**wishes, **looks})
+    body = _body(response)
+    return body if response.is_success else {"error": body}
 
 
 async def captioned(

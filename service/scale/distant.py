@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from ray import serve
 from ray.exceptions import ObjectLostError, RayActorError
 from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -33,6 +34,7 @@ from service.registry.catalogue import Found, Key
 from service.registry.opening import Ready
 from service.replica import Replica
 from service.scale.crossing import Introduction, Reply, Standing
+from service.scale.names import ENGINES, engine_title
 from service.waiting import Network, Rows, load
 
 logger = logging.getLogger(__name__)
@@ -160,14 +162,14 @@ class Described:
 
 
 class DistantEngines:
-    """`Engines` of a registry: by name and version, the handle of each bundle's replicas."""
+    """`Engines` of a registry, for the bundles of `keys`: those of the application ENGINES."""
 
     fixed = FIXED
     alive = True  # Ray puts replicas in the place of those that end
     queued_rows = 0  # told by whoever has the queue
 
-    def __init__(self, handles: Mapping[Key, DeploymentHandle[Any]]) -> None:
-        self._distant = {key: Distant(handle) for key, handle in handles.items()}
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self._distant = {key: Distant(serve.get_deployment_handle(engine_title(key), ENGINES)) for key in keys}
 
     def start(self) -> None:
         """They have started."""

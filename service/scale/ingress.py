@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
@@ -14,7 +13,6 @@ from service.errors import EngineError
 from service.registry.catalogue import Key
 from service.scale.board import Telling, own_name
 from service.scale.distant import DistantEngines
-from service.scale.names import ENGINES, engine_title
 from service.settings import Settings
 
 _ID = b"x-request-id"
@@ -30,7 +28,7 @@ class Ingress:
         logs.configure(level=settings.log_level, form=settings.log_format)
         self._settings = settings
         self._jobs = jobs
-        self._engines = DistantEngines({key: serve.get_deployment_handle(engine_title(key), ENGINES) for key in keys})
+        self._engines = DistantEngines(keys)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         telling = Telling(own_name())

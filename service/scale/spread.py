@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PlainSerializer
@@ -68,6 +69,18 @@ class Spread(BaseSettings):
     def of_engine(self, settings: Settings) -> float:
         usual = 1 if self.engine_gpus else settings.threads
         return usual if self.engine_cpus is None else self.engine_cpus
+
+
+def everywhere(settings: Settings, *, engines: int) -> Settings:
+    """The settings as they mean the same in processes with other working directories, `engines` of which share a machine."""
+    given = {name: getattr(settings, name) for name in type(settings).model_fields}
+    changed: dict[str, object] = {
+        name: value.expanduser().absolute() for name, value in given.items() if isinstance(value, Path)
+    }
+    changed["bundles"] = tuple(path.absolute() for path in settings.bundles)
+    if "threads" not in settings.model_fields_set:
+        changed["threads"] = max(1, settings.threads // engines)
+    return settings.model_copy(update=changed)
 
 
 def refuse_unless_shared(settings: Settings) -> None:

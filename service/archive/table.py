@@ -1,0 +1,150 @@
+"""What is known of the files of an archive: one row a file, in parts while the work goes on, and one Parquet file in the end.
+
+# Note [Resumed]
+A part is complete once it has its name. Whoever was stopped goes on with the files that no part, and no finished result, has; a
+file that was changed since is looked at again. All of one result were asked the same, of the same bundles: that stands in the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from service.archive.source import File, Location
+from service.errors import MareyError
+
+_PREDICTIONS = pa.list_(pa.struct([("class_id", pa.int32()), ("label", pa.string()), ("probability", pa.float64())]))
+_SEGMENTS = pa.list_(
+    pa.struct(
+        [
+            ("start_s", pa.float64()),
+            ("end_s", pa.float64()),
+            ("windows", pa.int32()),
+            ("predictions", _PREDICTIONS),
+        ]
+    )
+)
+# `answer`: all that the service answers, as JSON; the columns before it are what one asks for most.
+SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("size", pa.int64()),
+        ("modified", pa.timestamp("us", tz="UTC")),
+        ("label", pa.string()),
+        ("probability", pa.float64()),
+        ("predictions", _PREDICTIONS),
+        ("segments", _SEGMENTS),
+        ("duration_s", pa.float64()),
+        ("model", pa.string()),
+        ("version", pa.string()),
+        ("engine", pa.string()),
+        ("precision", pa.string()),
+        ("error_code", pa.string()),
+        ("error", pa.string()),
+        ("answer", pa.string()),
+    ]
+)
+_ASKED = b"marey"
+_OF_OUR_OWN = ("file", "request_id", "timings_ms", "batch_size")  # of one run, and not of the file
+
+
+def row(file: File, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a file and what `service.client` yields for it."""
+    found: dict[str, Any] = {"path": file.path, "size": file.size, "modified": file.modified}
+    if "error" in answer:
+        return {**found, "error_code": answer["error"]["code"], "error": answer["error"]["detail"]}
+    best, model = answer["predictions"][0], answer["model"]
+    return {
+        **found,
+        "label": best["label"],
+        "probability": best["probability"],
+        "predictions": answer["predictions"],
+        "segments": answer.get("segments"),
+        "duration_s": answer.get("video", {}).get("duration_s"),
+        **{name: model[name] for name in ("engine", "precision", "version")},
+        "model": model["name"],
+        "answer": json.dumps({name: value for name, value in answer.items() if name not in _OF_OUR_OWN}),
+    }
+
+
+def table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+
+
+class Results:
+    """The rows of one archive at `out`, and of what was asked: `asked` names it, and must be the same whenever it goes on."""
+
+    def __init__(self, out: Location, asked: Mapping[str, Any]) -> None:
+        self._out = out
+        self._parts = out.beside(".parts")
+        self._asked = json.dumps(asked, sort_keys=True).encode()
+        self._written = 0
+
+    def open(self) -> pa.Table:
+        """The rows that are there from earlier. Raises MareyError where they are another's."""
+        tables = [self._read(self._out)] if self._out.exists else []
+        parts = self._parts.files() if self._parts.exists else []
+        tables += [self._read(Location(self._out.filesystem, part.path)) for part in parts]
+        self._written = len(parts)
+        return _newest(pa.concat_tables(tables)) if tables else table([])
+
+    def add(self, rows: pa.Table) -> None:
+        """Keep `rows`: nothing of them is lost from here on."""
+        self._parts.filesystem.create_dir(self._parts.path, recursive=True)
+        self._write(rows, self._parts.within(f"part-{self._written:06}.parquet"))
+        self._written += 1
+
+    def finish(self) -> pa.Table:
+        """Join all rows to one file, by path, in the place of the parts."""
+        whole = self.open()
+        self._write(whole, self._out)
+        if self._parts.exists:
+            self._parts.filesystem.delete_dir(self._parts.path)
+        return whole
+
+    def _write(self, rows: pa.Table, where: Location) -> None:
+        folder, _, name = where.path.rpartition("/")
+        draft = Location(where.filesystem, f"{folder}/.{name}.draft")
+        try:
+            described = rows.replace_schema_metadata({_ASKED: self._asked})
+            pq.write_table(described, draft.path, filesystem=draft.filesystem, compression="zstd")
+            where.filesystem.move(draft.path, where.path)
+        except (pa.ArrowException, OSError) as error:
+            raise MareyError(f"{where.path} cannot be written: {error}; name another by --out") from error
+
+    def _read(self, where: Location) -> pa.Table:
+        try:
+            read = pq.read_table(where.path, filesystem=where.filesystem)
+        except (pa.ArrowException, OSError) as error:
+            raise MareyError(
+                f"{where.path} is no result of ours that can be read: {error}; name another by --out"
+            ) from error
+        asked = (read.schema.metadata or {}).get(_ASKED)
+        if asked != self._asked:
+            raise MareyError(
+                f"{where.path} has answers to something else ({_told(asked)}, and now {_told(self._asked)}); "
+                "name another file by --out, or remove that one"
+            )
+        return read.replace_schema_metadata(None)
+
+
+def known(rows: pa.Table, *, retry: bool) -> set[File]:
+    """What need not be looked at again; with `retry`, without what failed."""
+    kept = rows.filter(pc.is_null(rows.column("error"))) if retry else rows
+    columns = [kept.column("path"), kept.column("size"), kept.column("modified").cast(pa.int64())]
+    return {File(*each) for each in zip(*(column.to_pylist() for column in columns), strict=True)}
+
+
+def _newest(rows: pa.Table) -> pa.Table:
+    """Of rows of one path the last, by path."""
+    last = {path: number for number, path in enumerate(rows.column("path").to_pylist())}
+    return rows.take([last[path] for path in sorted(last)])
+
+
+def _told(asked: bytes | None) -> str:
+    return "it is not ours" if asked is None else asked.decode(errors="replace")[:600]
