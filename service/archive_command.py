@@ -36,6 +36,9 @@ _EVERY_S = 10.0
     "--engines", help="Replicas that run networks, apart from the workers; default: each worker runs its own."
 )
 @click.option("--engine-gpus", type=float, help="Share of a GPU for each engine, such as 0.5.")
+@click.option(
+    "--match", multiple=True, help="Only files with such a name, such as '*.mp4'; may be given several times."
+)
 @click.option("--retry", is_flag=True, help="Look again at the files that failed before.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in the end.")
 @engine_option
@@ -53,6 +56,7 @@ def classify_archive(
     workers: str,
     engines: str | None,
     engine_gpus: float | None,
+    match: tuple[str, ...],
     retry: bool,
     as_json: bool,
     engine: str | None,
@@ -86,6 +90,7 @@ def classify_archive(
         wishes={"model": model, "top_k": top_k, "priority": "bulk"},
         looks={"frames": frames, "window_s": window_s, "stride_s": stride_s},
         workers=spread.ingress,
+        match=match,
         apart=engines is not None,
         retry=retry,
     )

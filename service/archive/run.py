@@ -57,7 +57,7 @@ class Archive:
     """What to look at, how, and where to keep what was found.
 
     `workers`: replicas that read and decode, and also run the networks, unless `apart`: then `spread.engines` do. `retry`: look
-    again at what failed before.
+    again at what failed before. `match`: of the names that count, such as *.mp4; default: all.
     """
 
     source: Location
@@ -67,6 +67,7 @@ class Archive:
     wishes: Wishes
     looks: Wishes
     workers: Replicas = (1, 1)
+    match: tuple[str, ...] = ()
     apart: bool = False
     retry: bool = False
 
@@ -81,7 +82,7 @@ def classify(archive: Archive, *, told: Callable[[Progress], None] = lambda _pro
     bundles = whole(settings)
     results = Results(archive.out, _asked(archive, settings, bundles))
     seen = known(results.open(), retry=archive.retry)
-    files = [file for file in archive.source.files() if file not in seen]
+    files = [file for file in archive.source.files(match=archive.match, but=(archive.out,)) if file not in seen]
     if files:
         _keep(_rows(archive, settings, bundles, files), results, total=len(files), told=told)
     rows = results.finish()

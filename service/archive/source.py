@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +53,25 @@ class Location:
     def exists(self) -> bool:
         return bool(self.filesystem.get_file_info(self.path).type != fs.FileType.NotFound)
 
-    def files(self) -> list[File]:
-        """All below it, by path; what is hidden is left out. Raises MareyError where there is no such folder."""
+    def files(self, *, match: Sequence[str] = (), but: Sequence[Location] = ()) -> list[File]:
+        """All below it, by path, or those whose names are as one of `match`, such as *.mp4. What is hidden, or in `but`, is left out.
+
+        Raises MareyError where there is no such folder.
+        """
         try:
             found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True))
         except (ArrowException, OSError) as error:
             raise MareyError(f"{self.path} cannot be listed: {_short(error)}; name a folder") from error
         below = len(self.path) + 1
+        others = tuple(each.path for each in but if each.filesystem == self.filesystem)
         return sorted(
             (
                 File(each.path, each.size, (each.mtime_ns or 0) // 1000)
                 for each in found
-                if each.type == fs.FileType.File and not _hidden(each.path[below:])
+                if each.type == fs.FileType.File
+                and not _hidden(each.path[below:])
+                and not each.path.startswith(others)
+                and (not match or any(fnmatch(each.base_name, pattern) for pattern in match))
             ),
             key=lambda file: file.path,
         )

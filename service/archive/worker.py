@@ -45,16 +45,11 @@ class Worker:
         self._at_once = asyncio.Semaphore(_AHEAD * settings.decode_workers)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="service", daemon=True).start()
-        self._stack = AsyncExitStack()
+        self._stack = AsyncExitStack()  # never closed: Ray ends the process, its decoders end with it
         self._client = self._run(self._start(settings, engines))
 
     def __call__(self, files: pa.Table) -> pa.Table:
         return self._run(self._all([File(**each) for each in files.to_pylist()]))
-
-    def __del__(self) -> None:
-        """Called by Ray Data once nothing is left to do: decoders end, and the spool is removed."""
-        self._run(self._stack.aclose())
-        self._loop.call_soon_threadsafe(self._loop.stop)
 
     async def _start(self, settings: Settings, engines: Sequence[Key] | None) -> AsyncClient:
         outside = None
