@@ -46,7 +46,7 @@ class Admission:
         max_wait_s: float,
         device: Callable[[Priority], Line],
         decoders: Callable[[Priority], Line],
-        devices: int = 1,
+        devices: Callable[[], int] = lambda: 1,
         ready: Callable[[], None] = lambda: None,
         refused: Callable[[Reason], None] = lambda _reason: None,
     ) -> None:
@@ -109,7 +109,7 @@ class Admission:
         device = self._device(priority)
         decoders = self._decoders(priority) if decodes else Line()
         reserved_us = sum(self._reserved_us.values()) if priority == "bulk" else self._reserved_us["interactive"]
-        waiting_s = device.waiting_s + decoders.waiting_s + reserved_us / 1e6 / self._devices
+        waiting_s = device.waiting_s + decoders.waiting_s + reserved_us / 1e6 / self._devices()
         return waiting_s + device.running_s + decoders.running_s if waiting_s > 0 else 0.0
 
     def add(self, *, priority: Priority, rows: int, held: int, microseconds: int) -> None:

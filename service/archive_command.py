@@ -69,7 +69,7 @@ def classify_archive(
     """
     from service import scale  # noqa: PLC0415  # no other command needs it, nor what follows
 
-    scale.refuse_without_ray("marey classify-archive")
+    scale.prepare("marey classify-archive")
     from service.archive.run import Archive, classify  # noqa: PLC0415
     from service.archive.source import Location  # noqa: PLC0415
     from service.scale.spread import Spread  # noqa: PLC0415

@@ -66,7 +66,7 @@ def serve(
 def _serve_on_ray(settings: Settings, flags: dict[str, Any]) -> int:
     from service import scale  # noqa: PLC0415  # no other command needs it
 
-    scale.refuse_without_ray("marey serve --ray")
+    scale.prepare("marey serve --ray")
     from service.scale import run  # noqa: PLC0415
     from service.scale.spread import Spread  # noqa: PLC0415
 

@@ -34,7 +34,7 @@ class House:
             max_wait_s=0.1,
             device=lambda priority: self.device[priority],
             decoders=lambda _priority: self.decoders,
-            devices=self.devices,
+            devices=lambda: self.devices,
             ready=lambda: self.ready(),  # noqa: PLW0108  # the tests change it
             refused=self.reasons.append,
         )

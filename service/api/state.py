@@ -69,7 +69,7 @@ class State:
             max_bytes=settings.max_queued_bytes,
             max_wait_s=settings.queue_ms / 1000,
             device=self.registry.line,
-            devices=len(settings.devices) or 1,
+            devices=lambda: self.registry.devices,
             decoders=self._decoders,
             ready=self.refuse_unless_ready,
             refused=self.telemetry.refused,

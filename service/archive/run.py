@@ -77,7 +77,7 @@ def classify(archive: Archive, *, told: Callable[[Progress], None] = lambda _pro
 
     Raises MareyError where files cannot be listed or rows written, or where Ray does not run; of a file that fails a row says why.
     """
-    others = archive.spread.engines[1] if archive.apart else archive.workers[1]
+    others = archive.spread.engines[0] if archive.apart else archive.workers[0]
     settings = everywhere(archive.settings, engines=others if is_own() else 1)
     bundles = whole(settings)
     results = Results(archive.out, _asked(archive, settings, bundles))
@@ -135,9 +135,9 @@ def _rows(archive: Archive, settings: Settings, bundles: Sequence[Found], files:
             settings = settings.model_copy(update={"devices": (0,)})
     cores = most * own["num_cpus"] + (len(bundles) * spread.engines[1] * engine_cores if archive.apart else 0)
     block = max(1, min(_BLOCK, len(files) // (2 * most)))
-    with cluster(cores=cores + 1, log_level=settings.log_level), ExitStack() as stack:
+    with cluster(cores=cores + 1, gpus=engine_gpus, log_level=settings.log_level), ExitStack() as stack:
         if keys is not None:
-            application = engines(archive.settings, spread)
+            application = engines(settings, spread, bundles)
             stack.enter_context(deployed(application, name=ENGINES, route=None, log_level=settings.log_level))
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(

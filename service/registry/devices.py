@@ -33,6 +33,11 @@ class Engines(Protocol):
     @property
     def queued_rows(self) -> int: ...
 
+    @property
+    def devices(self) -> int:
+        """How many work at once."""
+        ...
+
     def start(self) -> None: ...
 
     async def open(self, found: Found, *, note: Callable[[str], None]) -> Ready:
@@ -84,6 +89,10 @@ class Devices:
     @property
     def alive(self) -> bool:
         return all(batcher.alive for batcher in self._batchers.values())
+
+    @property
+    def devices(self) -> int:
+        return len(self._batchers)
 
     @property
     def queued_rows(self) -> int:

@@ -118,6 +118,11 @@ class Registry:
     def queued_rows(self) -> int:
         return self._engines.queued_rows
 
+    @property
+    def devices(self) -> int:
+        """How many devices work at once."""
+        return self._engines.devices
+
     def line(self, priority: Priority) -> Line:
         """What a request of this priority finds before it, on the device with the least to do."""
         return self._engines.line(priority)

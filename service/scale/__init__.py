@@ -7,12 +7,19 @@ What an ingress replica asks of a batcher goes to whichever engine replica has t
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import os
 
 from service.errors import ServiceError
 
+# Read by Ray when it is imported. Lines that repeat themselves are requests, here; colours belong to whoever looks.
+_RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
 
-def refuse_without_ray(what: str) -> None:
-    """Raise ServiceError where `what` was asked for and Ray is not installed."""
-    if find_spec("ray") is None:
-        raise ServiceError(f"{what} needs Ray, which is not installed: pip install 'marey[scale]'")
+
+def prepare(what: str) -> None:
+    """Before Ray is imported; raises ServiceError where `what` was asked for and Ray is not installed."""
+    for name, value in _RAY.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray  # noqa: F401, PLC0415
+    except ModuleNotFoundError:
+        raise ServiceError(f"{what} needs Ray, which is not installed: pip install 'marey[scale]'") from None

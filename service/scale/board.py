@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -22,7 +22,7 @@ from service.telemetry import Telemetry, rendered, together
 
 logger = logging.getLogger(__name__)
 
-_EVERY_S = 2.0
+_EVERY_S = 1.0
 # Who has said nothing for so long is gone.
 _FORGET_S = 15.0
 _ANSWER_S = 5.0
@@ -33,9 +33,20 @@ class Board:
 
     def __init__(self) -> None:
         self._told: dict[str, tuple[float, Sequence[Metric]]] = {}
+        self._draining = False
 
-    def tell(self, replica: str, families: Sequence[Metric]) -> None:
+    def tell(self, replica: str, families: Sequence[Metric]) -> bool:
+        """Whether the replica is to take nothing more."""
         self._told[replica] = (time.monotonic(), families)
+        return self._draining
+
+    def drain(self) -> None:
+        self._draining = True
+
+    def active(self) -> int:
+        """Requests that replicas work on, by what they told last."""
+        samples = (sample for families in self.read().values() for family in families for sample in family.samples)
+        return sum(int(sample.value) for sample in samples if sample.name == "marey_requests_active")
 
     def read(self) -> dict[str, Sequence[Metric]]:
         now = time.monotonic()
@@ -44,7 +55,7 @@ class Board:
 
 
 def board() -> Any:
-    """The actor. It comes back empty where its machine is lost, and is told anew."""
+    """The actor, which is made where there is none. It comes back empty where its machine is lost, and is told anew."""
     kept = {"lifetime": "detached", "get_if_exists": True, "max_restarts": -1}
     return ray.remote(Board).options(name="metrics", namespace=REQUESTS, num_cpus=0, **kept).remote()
 
@@ -63,8 +74,9 @@ class Telling:
         self._board = board()
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, telemetry: Telemetry) -> None:
-        self._task = asyncio.create_task(self._forever(telemetry), name="metrics")
+    def start(self, telemetry: Telemetry, *, drain: Callable[[], None] = lambda: None) -> None:
+        """`drain` is called when nothing more is to be taken."""
+        self._task = asyncio.create_task(self._forever(telemetry, drain), name="metrics")
 
     def stop(self) -> None:
         if self._task is not None:
@@ -80,10 +92,11 @@ class Telling:
             told = {}
         return rendered(together({**told, self._replica: own}))
 
-    async def _forever(self, telemetry: Telemetry) -> None:
+    async def _forever(self, telemetry: Telemetry, drain: Callable[[], None]) -> None:
         while True:
             try:
-                await self._board.tell.remote(self._replica, await asyncio.to_thread(telemetry.read))
-            except RayError as error:
-                logger.warning("the metrics of %s were not told: %s", self._replica, error)
+                if await self._board.tell.remote(self._replica, await asyncio.to_thread(telemetry.read)):
+                    drain()
+            except Exception as error:  # noqa: BLE001  # whatever it is: requests do not suffer from it
+                logger.warning("the metrics of %s were not told: %r", self._replica, error)
             await asyncio.sleep(_EVERY_S)

@@ -1,8 +1,9 @@
 """The engines of an ingress replica: networks that run elsewhere, behind the seam that a `Batcher` has.
 
 # Note [A replica that dies]
-Running a network twice does no harm. So what was sent to an engine replica that dies, or is stopping, is sent to another, as
-long as the request's deadline allows: no request is lost with an engine.
+What was sent to an engine replica that dies, or is stopping, is sent to another, as long as the request's deadline allows: no
+request is lost with an engine. But where several die of the same request, it is the request: it is given up before it has killed
+all of them.
 """
 
 from __future__ import annotations
@@ -18,8 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ray import serve
-from ray.exceptions import ObjectLostError, RayActorError
-from ray.serve.exceptions import ReplicaUnavailableError
+from ray.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfMemoryError,
+    RayActorError,
+    WorkerCrashedError,
+)
+from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from service.bundle.manifest import Stage
@@ -42,6 +51,17 @@ logger = logging.getLogger(__name__)
 # How long a replica's word on its queue counts for.
 _FRESH_S = 2.0
 _PAUSE_S = 0.1
+_MOST_DEATHS = 3
+_LOST = (
+    RayActorError,
+    NodeDiedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfMemoryError,
+    WorkerCrashedError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
 
 FIXED = (
     "the models of a service on Ray are those that it was deployed with, in every replica; "
@@ -55,7 +75,13 @@ class Distant:
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle
         self._standings: dict[str, tuple[float, Standing]] = {}
+        self._lost_at: float | None = None  # since when nobody has answered
         self.pending_rows = 0
+
+    @property
+    def replicas(self) -> int:
+        """Those that have answered of late."""
+        return sum(time.monotonic() - told < _FRESH_S for told, _ in self._standings.values())
 
     async def introduce(self) -> Introduction:
         """What one of the replicas serves; waits until there is one."""
@@ -71,6 +97,8 @@ class Distant:
     def line(self, priority: Priority) -> Line:
         """Before a newcomer, where there is the least to do, as far as that is known: what a replica said has since gone on."""
         now = time.monotonic()
+        if self._lost_at is not None and self.pending_rows:
+            return Line(waiting_s=now - self._lost_at)  # as long as others have waited for one that answers
         lines = [
             _later(standing.lines[priority], now - told)
             for told, standing in self._standings.values()
@@ -108,21 +136,32 @@ class Distant:
     async def _answered(self, ask: Callable[..., Any], *, deadline: float, rows: int) -> tuple[Rows, ...]:
         """What a replica answers; of another, where the first one dies: see Note [A replica that dies]."""
         self.pending_rows += rows
-        began = time.monotonic()
+        began, deaths = time.monotonic(), 0
         try:
             while True:
-                reply = await self._reply(ask, deadline=deadline)
-                if reply is not None and reply.error is None:
-                    return _on_the_way(reply.rows, time.monotonic() - began)
-                if reply is not None and not isinstance(reply.error, Draining | DeviceLost):
-                    assert reply.error is not None
-                    raise reply.error
+                try:
+                    reply = await self._reply(ask, deadline=deadline)
+                except ActorDiedError as error:
+                    deaths += 1
+                    self._lose(error)
+                    if deaths == _MOST_DEATHS:
+                        raise EngineError(
+                            f"{deaths} engines died while they worked on this request, which is given up; send another file"
+                        ) from error
+                except _LOST as error:
+                    self._lose(error)
+                else:
+                    self._lost_at = None
+                    if reply.error is None:
+                        return _on_the_way(reply.rows, time.monotonic() - began)
+                    if not isinstance(reply.error, Draining | DeviceLost):
+                        raise reply.error
                 await asyncio.sleep(_PAUSE_S)
         finally:
             self.pending_rows -= rows
 
-    async def _reply(self, ask: Callable[..., Any], *, deadline: float) -> Reply | None:
-        """None where the replica died."""
+    async def _reply(self, ask: Callable[..., Any], *, deadline: float) -> Reply:
+        """Raises DeadlineExceeded, or what Ray says where there is no replica any more."""
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise too_late()
@@ -136,11 +175,14 @@ class Distant:
         except asyncio.CancelledError:
             response.cancel()
             raise
-        except (RayActorError, ObjectLostError, ReplicaUnavailableError) as error:
-            logger.warning("an engine replica was lost, and another is asked: %s", str(error).partition("\n")[0])
-            return None
         self._note(reply.standing)
         return reply
+
+    def _lose(self, error: Exception) -> None:
+        """A replica is lost, and which of them cannot be told: they say anew how they stand."""
+        logger.warning("an engine replica was lost, and another is asked: %s", str(error).partition("\n")[0])
+        self._standings.clear()
+        self._lost_at = self._lost_at or time.monotonic()
 
     def _note(self, standing: Standing) -> None:
         now = time.monotonic()
@@ -197,6 +239,10 @@ class DistantEngines:
             )
         replica = Replica(Described(introduction.info), distant, introduction.golden_difference)
         return Ready(bundle, (replica,), 0)
+
+    @property
+    def devices(self) -> int:
+        return max(1, *(distant.replicas for distant in self._distant.values()))
 
     def line(self, priority: Priority) -> Line:
         """Of the bundle with the least to do: each engine sees for itself that nobody waits there for too long."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import time
 from collections.abc import Awaitable
 from dataclasses import replace
@@ -28,6 +30,11 @@ from service.settings import Settings
 from service.telemetry import Telemetry
 from service.waiting import Rows
 
+logger = logging.getLogger(__name__)
+
+# That those who were asking hear of it, and ask another.
+_LAST_ANSWERS_S = 0.2
+
 
 class EngineHost:
     """A Serve deployment. What a request may meet with is answered and not raised: whatever is raised here arrives as Ray's own.
@@ -38,7 +45,7 @@ class EngineHost:
     async def __init__(self, path: str, key: Key, settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
         logs.configure(level=settings.log_level, form=settings.log_format)
         self._name = own_name()
-        self._lost: DeviceLost | None = None
+        self._loop = asyncio.get_running_loop()
         self._telemetry = Telemetry()
         self._devices = Devices(settings, observe=self._telemetry.batch, on_lost=self._on_lost)
         self._devices.start()
@@ -51,7 +58,6 @@ class EngineHost:
             max_bytes=settings.max_queued_bytes,
             max_wait_s=settings.queue_ms / 1000,
             device=self._devices.line,
-            devices=1,
             decoders=lambda _priority: Line(),
             ready=lambda: None,
             refused=self._telemetry.refused,
@@ -96,8 +102,6 @@ class EngineHost:
 
     async def check_health(self) -> None:
         """Asked by Ray, which puts another replica in the place of one that raises."""
-        if self._lost is not None:
-            raise self._lost
         if not self._devices.alive:
             raise EngineError("the device thread has ended")
 
@@ -126,7 +130,9 @@ class EngineHost:
         )
 
     def _on_lost(self, error: DeviceLost) -> None:
-        self._lost = error
+        """On the device thread. Only a new process can help: until Ray had asked after its health, requests would come to it."""
+        logger.error("%s", error)
+        self._loop.call_soon_threadsafe(self._loop.call_later, _LAST_ANSWERS_S, os._exit, 1)
 
 
 def _found(path: Path, key: Key) -> Found:

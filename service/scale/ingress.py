@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ray.exceptions import RayError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
@@ -34,7 +35,7 @@ class Ingress:
         telling = Telling(own_name())
         app = create_app(self._settings, outside=Outside(self._engines, telling.exposition, self._jobs))
         self._state: State = app.state.marey
-        telling.start(self._state.telemetry)
+        telling.start(self._state.telemetry, drain=self._drain)
         return Behind(app)
 
     async def check_health(self) -> None:
@@ -44,6 +45,10 @@ class Ingress:
             raise self._state.failure
         if self._state.registry.ended:
             raise EngineError("something has ended that only a new replica brings back")
+
+    def _drain(self) -> None:
+        """As `marey serve` after SIGTERM: what comes is refused with 503, what was accepted is answered."""
+        self._state.phase = "draining"
 
 
 class Behind:
@@ -67,4 +72,11 @@ class Behind:
                 message = {**message, "headers": headers}
             await send(message)
 
-        await self._app(scope, receive, send_once)
+        async def receive_or_end() -> Message:
+            """A client that hangs up is, for whoever reads, one that has gone: Ray raises instead where it ends the request itself."""
+            try:
+                return await receive()
+            except RayError:
+                return {"type": "http.disconnect" if scope["type"] == "http" else "websocket.disconnect"}
+
+        await self._app(scope, receive_or_end, send_once)
