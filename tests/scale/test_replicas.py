@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 
@@ -65,17 +66,38 @@ async def test_with_an_ingress_replica_only_what_it_held_is_lost(replicated: Ser
     assert len(lost) < CLIENTS  # the other replica held some of them
 
 
-async def test_what_was_accepted_is_answered_before_the_service_ends(color_bundle: Bundle, clip: bytes) -> None:
+async def test_clients_that_hang_up_are_no_fault_of_the_service(replicated: Served, clip: bytes) -> None:
+    sample = 'marey_requests_total{code="client_gone",route="/classify/video",status="499"}'
+    before = replicated.counted(sample)
+    host, port = replicated.url.removeprefix("http://").split(":")
+    head = (
+        b"POST /classify/video HTTP/1.1\r\nHost: marey\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        b"Content-Length: %d\r\n\r\n"
+    )
+    body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + clip + b"\r\n--b--\r\n"
+    for sent in [body[:100]] * 10 + [body] * 10:  # in the middle of the body, and while they wait
+        with socket.create_connection((host, int(port))) as gone:
+            gone.sendall(head % len(body) + sent)
+            while not replicated._read("marey_requests_active") and sent is not body:
+                pass
+    assert replicated.becomes("marey_requests_active", 0)
+    assert replicated.counted(sample) - before >= 5  # of others Ray had not begun
+    assert 'status="500"' not in replicated.client.get("/metrics").text
+
+
+async def test_what_was_accepted_is_answered_and_the_rest_refused_before_the_service_ends(
+    color_bundle: Bundle, clip: bytes
+) -> None:
     with serving(str(color_bundle.path), "--ray", "--ingress", "1", "--engines", "1") as running:
         load = Load(running, clip)
         family = psutil.Process(running.process.pid).children(recursive=True)
-        # Those that come later are refused, or find nobody; so each client asks once.
         async with load.running(clients=CLIENTS):
             await load.until(lambda: load.answered >= 2 * CLIENTS)
             told_at = time.monotonic()
             running.process.terminate()
-            await load.until(
-                lambda: any(each.status != 200 for each in load.asked) or running.process.poll() is not None
-            )
+            await load.until(lambda: any(each.status == 503 for each in load.asked))
+            assert running.client.get("/health/ready").json()["code"] == "draining"
         assert all(each.status == 200 for each in load.asked if each.sent < told_at)
-    assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+        assert {each.status for each in load.asked} == {200, 503}
+    _, left = psutil.wait_procs(family, timeout=20)
+    assert not left
