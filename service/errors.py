@@ -9,6 +9,7 @@
     │   ├── NotAllowed            the key may not do this
     │   ├── UnknownModel          no such bundle is loaded, or not for this task
     │   ├── UnknownJob            no such job, or no longer
+    │   ├── NoJobs                this service keeps none
     │   ├── TooSlow               the body comes too slowly, or not at all
     │   ├── JobConflict           the job is not in a state that allows this
     │   ├── TooLarge              more bytes than allowed
@@ -91,6 +92,10 @@ class UnknownModel(RequestError):
 
 class UnknownJob(RequestError):
     status, code, title = 404, "unknown_job", "Unknown job"
+
+
+class NoJobs(RequestError):
+    status, code, title = 404, "no_jobs", "No jobs here"
 
 
 class TooSlow(RequestError):

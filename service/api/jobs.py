@@ -108,7 +108,7 @@ async def post(request: Request, response: Response, wishes: Annotated[Wishes, D
     return _answer(job, state)
 
 
-@router.get("", responses=refusals(401, 403, 422, 429, 500, 503))
+@router.get("", responses=refusals(401, 403, 404, 422, 429, 500, 503))
 async def listed(
     request: Request,
     state: StateOf,

@@ -7,7 +7,7 @@ import logging
 import secrets
 from pathlib import Path
 
-from service.errors import NotReady, ServiceError, SpoolFull
+from service.errors import NoJobs, NotReady, ServiceError, SpoolFull
 from service.jobs.database import Database
 from service.jobs.folder import Folder, default_folder
 from service.jobs.job import Job, Wish
@@ -51,17 +51,19 @@ class Desk:
             keep_s=settings.keep_jobs_s,
             at_once=2 if settings.decode_workers >= 8 else 1,
         )
-        self._closed: NotReady | None = NotReady(
+        self._closed: NotReady | NoJobs | None = NotReady(
             "the jobs are still being looked up; retry in a moment", retry_after_s=1
         )
 
     async def open(self) -> None:
         """Take the folder, and find the jobs in it. Does not raise: a service that keeps no jobs serves everything else."""
         if self._elsewhere is not None:
-            self._closed = NotReady(self._elsewhere)
+            self._closed = NoJobs(self._elsewhere)
             return
         if self._most == 0:
-            self._closed = NotReady("this service takes no jobs; raise MAREY_MAX_JOBS above 0")
+            self._closed = NoJobs(
+                "this service takes no jobs; send the video to POST /classify/video, or raise MAREY_MAX_JOBS above 0 where it runs"
+            )
             return
         try:
             await asyncio.to_thread(self._folder.open)
@@ -93,9 +95,9 @@ class Desk:
         await self._shut()
 
     def refuse_unless_open(self) -> None:
-        """Raise NotReady, with the reason, where jobs can be neither taken nor asked about."""
+        """Raise NotReady or NoJobs, with the reason, where jobs can be neither taken nor asked about."""
         if self._closed is not None:
-            raise NotReady(self._closed.detail, retry_after_s=self._closed.retry_after_s)
+            raise type(self._closed)(self._closed.detail, retry_after_s=self._closed.retry_after_s)
         if self._runner.broken:
             raise NotReady("nothing works on jobs any more; see the service's log, and restart it")
 
@@ -104,12 +106,12 @@ class Desk:
         """Why jobs can be neither taken nor asked about; None where they can."""
         try:
             self.refuse_unless_open()
-        except NotReady as error:
+        except (NotReady, NoJobs) as error:
             return str(error)
         return None
 
     def refuse_unless_room(self) -> None:
-        """Raise NotReady or Overloaded where a new job would be refused: asked before its file is read."""
+        """Raise NotReady, NoJobs or Overloaded where a new job would be refused: asked before its file is read."""
         self.refuse_unless_open()
         refuse_if_full(self.store.pending, most=self._most)
 

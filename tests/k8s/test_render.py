@@ -16,7 +16,7 @@ from tests.k8s.conftest import COMPONENTS, K8S, ROOT, container, documents, pick
 # The oldest that has all that is used (preStop.sleep), one between, the newest that the validator holds.
 VERSIONS = ["1.30", "1.34", "1.37"]
 # Not of Kubernetes itself, and so without a schema here; test_custom_resources.py looks at them.
-CUSTOM = {"ServiceMonitor", "ServingRuntime", "InferenceService"}
+CUSTOM = {"ServiceMonitor", "ServingRuntime", "InferenceService", "RayService"}
 BASE = {
     "Namespace/marey",
     "ServiceAccount/marey",
@@ -52,7 +52,14 @@ def assert_valid(objects) -> None:
 
 def test_every_kustomization_is_tested_here() -> None:
     folders = {path.parent.relative_to(K8S).as_posix() for path in K8S.rglob("kustomization.yaml")}
-    assert folders == {"base", "overlays/cpu", "overlays/gpu", "kserve", *(f"components/{name}" for name in COMPONENTS)}
+    assert folders == {
+        "base",
+        "overlays/cpu",
+        "overlays/gpu",
+        "kserve",
+        "ray",
+        *(f"components/{name}" for name in COMPONENTS),
+    }
     assert set(ADDED) == set(COMPONENTS)
 
 
@@ -88,7 +95,7 @@ def test_all_components_render_together(compose, overlay: str) -> None:
 
 def test_only_custom_resources_have_no_schema(compose, render) -> None:
     found = set()
-    for each in [*compose("gpu", *COMPONENTS), *render(K8S / "kserve")]:
+    for each in [*compose("gpu", *COMPONENTS), *render(K8S / "kserve"), *render(K8S / "ray")]:
         try:
             validate(each, VERSIONS[0], strict=True)
         except SchemaNotFoundError:

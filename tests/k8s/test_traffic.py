@@ -81,8 +81,7 @@ def test_pods_without_jobs_say_so_and_answer_everything_else(serve, color_bundle
     given = literals("base") | {"MAREY_LOG_FORMAT": "text", "MAREY_THREADS": "1", "MAREY_DECODE_WORKERS": "1"}
     with serve(str(color_bundle.path), **given) as served:
         for answer in (served.post("/jobs", b"video"), served.client.get("/jobs/1"), served.client.get("/jobs")):
-            assert answer.status_code == 503
-            assert answer.json()["detail"] == "this service takes no jobs; raise MAREY_MAX_JOBS above 0"
+            assert (answer.status_code, answer.json()["code"]) == (404, "no_jobs")
         assert served.client.get("/health/ready").json()["jobs"]["taken"] is False
         assert served.client.get("/health/ready").status_code == 200
 

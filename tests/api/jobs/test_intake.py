@@ -57,11 +57,11 @@ async def test_one_service_at_a_time_has_a_folder_and_the_other_serves_everythin
     running: Served, color_bundle: Bundle, make_video: Make, folder: Path, tmp_path: Path
 ) -> None:
     (file := tmp_path / "file").touch()
-    none = "this service takes no jobs; raise MAREY_MAX_JOBS above 0"
-    for settings, saying in (
-        ({"jobs": folder}, "are another service's, one that runs; give each its own by MAREY_JOBS"),
-        ({"jobs": file}, "name another folder by MAREY_JOBS"),
-        ({"max_jobs": 0}, none),
+    kept, none = (503, "not_ready"), (404, "no_jobs")
+    for settings, how, saying in (
+        ({"jobs": folder}, kept, "are another service's, one that runs; give each its own by MAREY_JOBS"),
+        ({"jobs": file}, kept, "name another folder by MAREY_JOBS"),
+        ({"max_jobs": 0}, none, "this service takes no jobs; send the video to POST /classify/video"),
     ):
         app = create_app(Settings(bundles=(color_bundle.path,), engine="onnxruntime", decode_workers=1, **settings))
         transport = httpx.ASGITransport(app)
@@ -75,8 +75,8 @@ async def test_one_service_at_a_time_has_a_folder_and_the_other_serves_everythin
             assert ready.status_code == 200
             assert ready.json()["jobs"]["taken"] is False
             assert saying in ready.json()["jobs"]["reason"]
-            refused(await client.post("/jobs", files={"file": make_video("red")}), 503, "not_ready", saying)
-            refused(await client.get("/jobs"), 503, "not_ready", saying)
+            refused(await client.post("/jobs", files={"file": make_video("red")}), *how, saying)
+            refused(await client.get("/jobs"), *how, saying)
             answer = await client.post("/classify/video", files={"file": make_video("red")})
             assert answer.json()["predictions"][0]["label"] == "red"
     jobs = running.client.get("/health/ready").json()["jobs"]
