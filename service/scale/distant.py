@@ -242,7 +242,7 @@ class DistantEngines:
 
     @property
     def devices(self) -> int:
-        return max(1, *(distant.replicas for distant in self._distant.values()))
+        return max([1, *(distant.replicas for distant in self._distant.values())])
 
     def line(self, priority: Priority) -> Line:
         """Of the bundle with the least to do: each engine sees for itself that nobody waits there for too long."""
