@@ -94,7 +94,12 @@ def classify_archive(
         apart=engines is not None,
         retry=retry,
     )
-    done = classify(archive, told=_Telling())
+    try:
+        done = classify(archive, told=_Telling())
+    except KeyboardInterrupt:
+        status("")
+        click.echo("stopped; what was found is kept: start it again to go on", err=True)
+        return 130
     status("")
     for path, error in done.failures[:_SHOWN]:
         click.echo(f"failed: {path}: {error}", err=True)

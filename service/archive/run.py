@@ -14,14 +14,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from ray import serve
+from ray.exceptions import RayError
 
 from service.archive.source import File, Location
 from service.archive.table import Results, known
 from service.archive.worker import Worker
 from service.client import Wishes
+from service.errors import EngineError
 from service.registry.catalogue import Found
 from service.scale.application import engines, whole
-from service.scale.cluster import cluster, deployed, is_own
+from service.scale.cluster import cluster, deployed, is_own, short
 from service.scale.names import ENGINES
 from service.scale.spread import Replicas, Spread, everywhere
 from service.settings import Settings
@@ -84,7 +87,12 @@ def classify(archive: Archive, *, told: Callable[[Progress], None] = lambda _pro
     seen = known(results.open(), retry=archive.retry)
     files = [file for file in archive.source.files(match=archive.match, but=(archive.out,)) if file not in seen]
     if files:
-        _keep(_rows(archive, settings, bundles, files), results, total=len(files), told=told)
+        try:
+            _keep(_rows(archive, settings, bundles, files), results, total=len(files), told=told)
+        except RayError as error:
+            raise EngineError(
+                f"Ray gave up: {short(error)}; what was found is kept, start it again to go on"
+            ) from error
     rows = results.finish()
     failed = rows.filter(pc.is_valid(rows.column("error"))).select(["path", "error"]).to_pylist()
     return Summary(len(rows), len(files), tuple((each["path"], each["error"]) for each in failed))
@@ -137,6 +145,8 @@ def _rows(archive: Archive, settings: Settings, bundles: Sequence[Found], files:
     block = max(1, min(_BLOCK, len(files) // (2 * most)))
     with cluster(cores=cores + 1, gpus=engine_gpus, log_level=settings.log_level), ExitStack() as stack:
         if keys is not None:
+            if is_own():
+                serve.start(proxy_location="Disabled")  # nobody asks over HTTP
             application = engines(settings, spread, bundles)
             stack.enter_context(deployed(application, name=ENGINES, route=None, log_level=settings.log_level))
         ray.data.DataContext.get_current().enable_progress_bars = False

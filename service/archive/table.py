@@ -8,6 +8,8 @@ file that was changed since is looked at again. All of one result were asked the
 from __future__ import annotations
 
 import json
+import secrets
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -83,29 +85,50 @@ class Results:
         self._out = out
         self._parts = out.beside(".parts")
         self._asked = json.dumps(asked, sort_keys=True).encode()
-        self._written = 0
 
     def open(self) -> pa.Table:
-        """The rows that are there from earlier. Raises MareyError where they are another's."""
-        tables = [self._read(self._out)] if self._out.exists else []
-        parts = self._parts.files() if self._parts.exists else []
-        tables += [self._read(Location(self._out.filesystem, part.path)) for part in parts]
-        self._written = len(parts)
-        return _newest(pa.concat_tables(tables)) if tables else table([])
+        """The rows that are there from earlier. Raises MareyError where they are another's, or where none could be written."""
+        rows = self._joined(self._written())
+        self._writable()
+        return rows
 
     def add(self, rows: pa.Table) -> None:
         """Keep `rows`: nothing of them is lost from here on."""
-        self._parts.filesystem.create_dir(self._parts.path, recursive=True)
-        self._write(rows, self._parts.within(f"part-{self._written:06}.parquet"))
-        self._written += 1
+        self._make(self._parts)
+        # In the order of time, and of two that work at once none has the other's name.
+        self._write(rows, self._parts.within(f"part-{time.time_ns():020}-{secrets.token_hex(4)}.parquet"))
 
     def finish(self) -> pa.Table:
         """Join all rows to one file, by path, in the place of the parts."""
-        whole = self.open()
+        parts = self._written()
+        whole = self._joined(parts)
         self._write(whole, self._out)
-        if self._parts.exists:
+        for part in parts:
+            self._parts.filesystem.delete_file(part.path)
+        if self._parts.exists and not self._written():  # else another still works on it
             self._parts.filesystem.delete_dir(self._parts.path)
         return whole
+
+    def _written(self) -> list[File]:
+        return self._parts.files() if self._parts.exists else []
+
+    def _joined(self, parts: Iterable[File]) -> pa.Table:
+        tables = [self._read(self._out)] if self._out.exists else []
+        tables += [self._read(Location(self._out.filesystem, part.path)) for part in parts]
+        return _newest(pa.concat_tables(tables)) if tables else table([])
+
+    def _writable(self) -> None:
+        """Raise MareyError where nothing can be written: before hours of work, and not after them."""
+        self._make(self._parts)
+        draft = self._parts.within(".draft")
+        self._write(table([]), draft)
+        draft.filesystem.delete_file(draft.path)
+
+    def _make(self, folder: Location) -> None:
+        try:
+            folder.filesystem.create_dir(folder.path, recursive=True)
+        except (pa.ArrowException, OSError) as error:
+            raise MareyError(f"{folder.path} cannot be made: {error}; name another file by --out") from error
 
     def _write(self, rows: pa.Table, where: Location) -> None:
         folder, _, name = where.path.rpartition("/")

@@ -91,7 +91,7 @@ def test_what_is_half_written_is_no_part(tmp_path: Path) -> None:
     one = results(out)
     one.open()
     one.add(table([row(file("a"), ANSWER)]))
-    (tmp_path / "results.parquet.parts" / ".part-000001.parquet.draft").write_bytes(b"PAR1 and no more")
+    (tmp_path / "results.parquet.parts" / ".part-1.parquet.draft").write_bytes(b"PAR1 and no more")
     assert known(results(out).open(), retry=False) == {file("a")}
 
 
@@ -102,7 +102,7 @@ def test_answers_to_something_else_are_not_mixed_in(tmp_path: Path, change: dict
     one.open()
     one.add(table([row(file("a"), ANSWER)]))
     with pytest.raises(
-        MareyError, match=r"part-000000\.parquet has answers to something else.*name another file by --out"
+        MareyError, match=r"part-\w+-\w+\.parquet has answers to something else.*name another file by --out"
     ):
         results(out, **change).open()
     one.finish()
@@ -123,6 +123,18 @@ def test_a_file_that_is_not_ours_is_neither_read_nor_written_over(tmp_path: Path
 
 def test_where_nothing_can_be_written_it_is_said(tmp_path: Path) -> None:
     (tmp_path / "results.parquet.parts").write_bytes(b"in the way")
-    one = results(tmp_path / "results.parquet")
-    with pytest.raises(MareyError, match=r"results\.parquet"):
-        one.open()
+    with pytest.raises(MareyError, match=r"results\.parquet\.parts cannot be made.*name another file by --out"):
+        results(tmp_path / "results.parquet").open()
+
+
+def test_two_that_work_at_once_lose_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "results.parquet"
+    one, other = results(out), results(out)
+    one.open()
+    other.open()
+    one.add(table([row(file("a"), ANSWER)]))
+    other.add(table([row(file("b"), ANSWER)]))
+    assert one.finish().column("path").to_pylist() == ["/archive/a", "/archive/b"]
+    other.add(table([row(file("c"), ANSWER)]))
+    assert other.finish().column("path").to_pylist() == ["/archive/a", "/archive/b", "/archive/c"]
+    assert [each.name for each in tmp_path.iterdir()] == ["results.parquet"]
