@@ -61,7 +61,7 @@ class Location:
         try:
             found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True))
         except (ArrowException, OSError) as error:
-            raise MareyError(f"{self.path} cannot be listed: {_short(error)}; name a folder") from error
+            raise MareyError(f"{self.path} cannot be listed as a folder: {_short(error)}; name another") from error
         below = len(self.path) + 1
         others = tuple(each.path for each in but if each.filesystem == self.filesystem)
         return sorted(

@@ -57,7 +57,7 @@ def test_what_is_not_there_is_said_with_its_name(folder: Path) -> None:
     place = Location.of(str(folder))
     with pytest.raises(MareyError, match=r"gone\.mp4 cannot be read"):
         place.read(str(folder / "gone.mp4"))
-    with pytest.raises(MareyError, match="nowhere cannot be listed"):
+    with pytest.raises(MareyError, match="nowhere cannot be listed as a folder"):
         Location.of(str(folder / "nowhere")).files()
     with pytest.raises(MareyError, match=r"s4://bucket/a cannot be reached.*s3://BUCKET/PREFIX"):
         Location.of("s4://bucket/a")

@@ -123,7 +123,7 @@ def test_a_file_that_is_not_ours_is_neither_read_nor_written_over(tmp_path: Path
 
 def test_where_nothing_can_be_written_it_is_said(tmp_path: Path) -> None:
     (tmp_path / "results.parquet.parts").write_bytes(b"in the way")
-    with pytest.raises(MareyError, match=r"results\.parquet\.parts cannot be made.*name another file by --out"):
+    with pytest.raises(MareyError, match=r"results\.parquet\.parts cannot be listed as a folder.*name another"):
         results(tmp_path / "results.parquet").open()
 
 
@@ -138,3 +138,9 @@ def test_two_that_work_at_once_lose_nothing(tmp_path: Path) -> None:
     other.add(table([row(file("c"), ANSWER)]))
     assert other.finish().column("path").to_pylist() == ["/archive/a", "/archive/b", "/archive/c"]
     assert [each.name for each in tmp_path.iterdir()] == ["results.parquet"]
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"in the way")
+    with pytest.raises(MareyError, match=r"results\.parquet\.parts cannot be made.*name another file by --out"):
+        results(tmp_path / "file" / "results.parquet").open()
