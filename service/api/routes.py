@@ -18,8 +18,7 @@ router = APIRouter()
 @router.get("/health/live", tags=["health"])
 async def live(state: StateOf) -> dict[str, str]:
     """200 while the process answers; 503 where only a restart helps: a device has failed, or its thread has ended."""
-    if state.phase == "ready" and (state.failure is not None or state.registry.ended):
-        state.refuse_unless_ready()
+    state.refuse_where_only_a_restart_helps()
     return {"status": "live"}
 
 

@@ -138,6 +138,11 @@ class State:
             )
         self.registry.decoders.check()
 
+    def refuse_where_only_a_restart_helps(self) -> None:
+        """Raise NotReady where a device has failed, or its thread has ended; decoders come back by themselves."""
+        if self.phase == "ready" and (self.failure is not None or self.registry.ended):
+            self.refuse_unless_ready()
+
     def _decoders(self, priority: Priority) -> Line:
         decoders = self.registry.decoders
         return Line(decoders.waiting_s(priority), decoders.running_s(priority))

@@ -279,7 +279,8 @@ async def test_while_loading_failing_and_draining_requests_are_sent_elsewhere(co
         ask = {"url": "/classify/image", "files": {"file": make_picture("red")}}
         expect(await client.post(**ask), 503, "not_ready", saying="still being loaded")
         expect(await client.get("/health/ready"), 503, "not_ready", saying="still being loaded")
-        assert (await client.get("/health/live")).status_code == 200
+        for live in ("/health/live", "/v2/health/live"):
+            assert (await client.get(live)).status_code == 200
         async with app.router.lifespan_context(app):
             await app.state.marey.loaded.wait()
             assert (await client.post(**ask)).status_code == 200

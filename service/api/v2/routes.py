@@ -25,8 +25,7 @@ async def server() -> Server:
 @router.get("/health/live")
 async def live(state: StateOf) -> dict[str, bool]:
     """As `/health/live`."""
-    if state.phase == "ready":
-        state.refuse_unless_ready()
+    state.refuse_where_only_a_restart_helps()
     return {"live": True}
 
 
