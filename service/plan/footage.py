@@ -28,8 +28,8 @@ from service.media.workers import DecodePool
 from service.plan.figures import Footage, Measured
 
 _HEAD = 4096
-# A grid so wide that it has one point in any stream.
-_ONCE_S = 1e5
+# A grid so wide that no stream reaches its first point: what is left is decoding.
+_NEVER_S = 1e6
 
 
 @dataclass(slots=True)
@@ -132,11 +132,10 @@ async def _turn(
         group.shares.append(decoded.preprocess_ms / (decoded.preprocess_ms + decoded.decode_ms))
         if form is not None:
             spacing_s = WINDOW_S / sampling.frames
-            once, _ = await live.submit(stream_cost, data, container=form, spec=spec, spacing_s=_ONCE_S)
+            passing, _ = await live.submit(stream_cost, data, container=form, spec=spec, spacing_s=_NEVER_S)
             grid, seen = await live.submit(stream_cost, data, container=form, spec=spec, spacing_s=spacing_s)
-            looking = (grid - once) / max(1, seen - 1)
-            group.live_kept.append(looking)
-            group.live_frame.append((once - max(0.0, looking)) / info.frames_decoded)
+            group.live_kept.append((grid - passing) / seen)
+            group.live_frame.append(passing / info.frames_decoded)
 
 
 def stream_cost(data: bytes, *, container: Container, spec: Input, spacing_s: float) -> tuple[float, int]:
