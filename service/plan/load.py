@@ -45,7 +45,7 @@ class Demand:
 
     `bytes_in` come over the network for each job; `bytes_across` go to the networks where those are in other processes.
     `held`: what stays in memory whether or not a job runs, such as a stream's decoder, of `held_bytes` each; a job that
-    runs or waits holds `job_bytes`. `mean_per_s`: over the day. `source`: how the videos come in.
+    runs or waits holds `job_bytes`. `mean_per_s`: over the day. `frames_in`, `frames_seen`: decoded, and looked at.
     """
 
     job: Literal["clip", "frame"]
@@ -66,8 +66,8 @@ class Demand:
 
     @property
     def core_s(self) -> float:
-        """Of processors alone: with the networks where those run on them."""
-        return self.decode_s + self.service_s + (self.engine_s if self.unit == "core" else 0.0)
+        """Of processors: with the networks where those run on them, and else with the one thread that waits for the GPU."""
+        return self.decode_s + self.service_s + self.engine_s
 
 
 def of_cameras(figures: Figures, cameras: Cameras) -> Demand:

@@ -55,7 +55,7 @@ def measure_networks(
             rounds=rounds,
             progress=lambda number: tell(f"networks, round {number + 1} of {rounds}"),
         )
-    on_gpu = info.name == "tensorrt" or "CUDA" in info.device.upper() or "NVIDIA" in info.device.upper()
+    on_gpu = info.name == "tensorrt" or info.device == "cuda"
     return Networks(
         engine=info.name,
         precision=info.precision,

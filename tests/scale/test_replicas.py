@@ -29,7 +29,9 @@ def test_requests_are_shared_out_and_the_metrics_of_all_replicas_are_told_togeth
         assert replicated.post("/classify/image", make_picture("red")).status_code == 200
     assert replicated.counted(sample) - before == 40
     lines = replicated.client.get("/metrics").text.splitlines()
-    answering = [line for line in lines if line.startswith(sample[:-1].split("{", maxsplit=1)[0]) and "/classify/image" in line]
+    answering = [
+        line for line in lines if line.startswith(sample[:-1].split("{", maxsplit=1)[0]) and "/classify/image" in line
+    ]
     assert len(answering) == 2  # one a replica
     running = [line for line in lines if line.startswith("marey_device_seconds_total") and "encoder" in line]
     assert len(running) == 2
