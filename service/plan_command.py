@@ -135,7 +135,8 @@ def nodes(figures: Path, as_json: bool, **wishes: Any) -> None:
     size = _SIZE.fullmatch(wishes["size"])
     if size is None:
         raise click.UsageError(f"--size {wishes['size']!r}: write width and height, such as 640x480")
-    found, assumed = read_figures(figures), ()
+    assumed: tuple[str, ...] = ()
+    found = read_figures(figures)
     if wishes["gpu_frame_ms"] is not None:
         found, assumed = with_gpu(found, frame_ms=wishes["gpu_frame_ms"], head_ms=wishes["gpu_head_ms"])
     video = Video(int(size[1]), int(size[2]), wishes["fps"], wishes["codec"], wishes["mbit"])

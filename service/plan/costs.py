@@ -115,7 +115,7 @@ def _notes(groups: Sequence[Footage], video: Video) -> list[str]:
 
 
 def clip_s(networks: Networks, frames: int) -> float:
-    """Seconds of the engine for one uploaded clip of `frames`: cut into batches as the service cuts it, then the head."""
+    """Seconds of the engine's unit for one uploaded clip of `frames`: cut into batches as the service cuts it, then the head."""
     if networks.kind == "clip":
         return _least(networks.entry, 1).seconds.median
     largest = max(each.rows for each in networks.entry)
@@ -123,10 +123,10 @@ def clip_s(networks: Networks, frames: int) -> float:
     return sum(_least(networks.entry, rows).seconds.median for rows in parts) + _least(networks.head, 1).seconds.median
 
 
-def best(batches: Sequence[Rows]) -> Rows:
+def best(batches: Sequence[Rows], threads: int) -> Rows:
     """The batch that is cheapest by the row among those that the service lets grow: no longer than `BATCH_S`, or the smallest."""
     smallest = min(batches, key=lambda each: each.rows)
-    allowed = [each for each in batches if each.seconds.median <= BATCH_S] or [smallest]
+    allowed = [each for each in batches if each.seconds.median <= BATCH_S * threads] or [smallest]
     return min(allowed, key=lambda each: each.seconds.median / each.rows)
 
 

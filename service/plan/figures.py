@@ -38,11 +38,12 @@ class Measured(_Frozen):
 
 
 class Footage(_Frozen):
-    """Clips of one codec, size and rate, and the processor time of the decode worker for them, in core-seconds.
+    """Clips of one codec and about one size, and the processor time of the decode worker for them, in core-seconds.
 
     `frame`: each frame of the file; `kept`: on top of that each frame that is looked at (colour, resize); `live_frame` and
     `live_kept`: the same of an encoded stream, None where its container cannot be streamed. `preprocess_share`: of the
-    worker's wall time for a clip as the service samples it. `clips` were measured, of `seconds` each in the median.
+    worker's wall time for a clip as the service samples it. `clips` were measured; `width` and `height` are those of the
+    clip in the middle, `fps`, `seconds` and `bytes_per_s` medians.
     """
 
     codec: str
@@ -65,7 +66,7 @@ class Footage(_Frozen):
 
 
 class Rows(_Frozen):
-    """One call of a network with `rows` rows: how long it lasts, in seconds."""
+    """One call of a network with `rows` rows: the processor time of all threads, or the time of the GPU, in seconds."""
 
     rows: int = Field(ge=1)
     seconds: Measured
@@ -74,7 +75,7 @@ class Rows(_Frozen):
 class Networks(_Frozen):
     """What runs the networks. `entry`: the network that frames enter, by batch: rows are frames of an encoder, or clips of a clip network.
 
-    `head`: by clips of `frames` frames each; empty for a clip network. `unit` core: a call keeps `threads` cores busy.
+    `head`: by clips of `frames` frames each; empty for a clip network. `threads`: among which a call's core-seconds are spread.
     """
 
     engine: str

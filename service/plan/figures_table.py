@@ -49,14 +49,13 @@ def figures_table(figures: Figures) -> str:
     engine = f"{networks.engine} {networks.precision}+{networks.float_precision}, {networks.device}"
     parts.append(f"\nnetworks: {engine}, {networks.threads} threads; {networks.unit}-milliseconds")
     rows = [["", "rows", "of the batch", "of a row"]]
-    threads = networks.threads if networks.unit == "core" else 1
     for name, batches in ((networks.kind, networks.entry), ("head", networks.head)):
         rows += [
             [
                 name,
                 str(each.rows),
-                _ms(each.seconds, times=threads),
-                f"{each.seconds.median * threads / each.rows * 1e3:.3g}",
+                _ms(each.seconds),
+                f"{each.seconds.median / each.rows * 1e3:.3g}",
             ]
             for each in batches
         ]
@@ -79,10 +78,10 @@ def figures_table(figures: Figures) -> str:
     return "\n".join(parts)
 
 
-def _ms(found: Measured | None, *, times: float = 1) -> str:
+def _ms(found: Measured | None) -> str:
     if found is None:
         return "-"
-    median, low, high = (value * times * 1e3 for value in (found.median, found.low, found.high))
+    median, low, high = (value * 1e3 for value in (found.median, found.low, found.high))
     return f"{median:.3g} ({low:.3g} to {high:.3g}, {found.n})"
 
 

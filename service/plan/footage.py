@@ -8,6 +8,7 @@ Their difference is what looking costs, the rest is what decoding costs, which g
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 import time
@@ -34,28 +35,37 @@ _NEVER_S = 1e6
 
 @dataclass(slots=True)
 class _Group:
-    """Clips of one codec, size and rate, and what was found of them so far: core-seconds."""
+    """Clips of one codec and about one size, and what was found of them so far: core-seconds."""
 
-    info: VideoInfo
     container: str
     files: list[bytes] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    infos: list[VideoInfo] = field(default_factory=list)
     frame: list[float] = field(default_factory=list)
     kept: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     live_frame: list[float] = field(default_factory=list)
     live_kept: list[float] = field(default_factory=list)
 
+    @property
+    def pixels(self) -> int:
+        return self.usual.width * self.usual.height
+
+    @property
+    def usual(self) -> VideoInfo:
+        """Of the clip in the middle, by size."""
+        return sorted(self.infos, key=lambda info: info.width * info.height)[len(self.infos) // 2]
+
     def footage(self) -> Footage:
+        each = zip(self.files, self.infos, strict=True)
         return Footage(
-            codec=self.info.codec,
+            codec=self.usual.codec,
             container=self.container,
-            width=self.info.width,
-            height=self.info.height,
-            fps=self.info.fps,
+            width=self.usual.width,
+            height=self.usual.height,
+            fps=round(median(info.fps for info in self.infos), 3),
             clips=len(self.files),
-            seconds=round(median(self.seconds), 3),
-            bytes_per_s=round(median(len(data) / s for data, s in zip(self.files, self.seconds, strict=True))),
+            seconds=round(median(info.duration_s for info in self.infos), 3),
+            bytes_per_s=round(median(len(data) / info.duration_s for data, info in each)),
             frame=Measured.of(self.frame),
             kept=Measured.of(self.kept),
             preprocess_share=round(median(self.shares), 4),
@@ -67,7 +77,7 @@ class _Group:
 def measure_footage(
     files: Sequence[bytes], *, manifest: Manifest, seconds: float, rounds: int, tell: Callable[[str], None]
 ) -> tuple[Footage, ...]:
-    """One entry for each codec, container, size and rate among the videos `files`, largest last. `seconds` for each.
+    """One entry for each codec, container and size (to about a fifth) among the videos `files`, largest last; `seconds` for each.
 
     Raises MareyError where a clip is too short to tell two plans apart.
     """
@@ -98,16 +108,16 @@ async def _grouped(files: Sequence[bytes], pool: DecodePool, *, spec: Input, sam
         info = (await pool.video(data, spec=spec, plan=sampling)).clip.source
         assert isinstance(info, VideoInfo)
         container = video_container(data[:_HEAD])
-        key = (info.codec, container, info.width, info.height, round(info.fps))
-        group = groups.setdefault(key, _Group(info, container))
+        key = (info.codec, container, round(4 * math.log2(info.width * info.height)))
+        group = groups.setdefault(key, _Group(container))
         group.files.append(data)
-        group.seconds.append(info.duration_s)
+        group.infos.append(info)
         if min(info.frames_decoded, sampling.frames) < 2:
             raise MareyError(
                 f"a clip of {info.frames_decoded} frame(s), of which {sampling.frames} are looked at, cannot be split into "
                 "what a frame and what looking at it costs; give longer clips"
             )
-    return sorted(groups.values(), key=lambda group: (group.info.width * group.info.height, group.info.fps))
+    return sorted(groups.values(), key=lambda group: (group.pixels, group.container))
 
 
 async def _turn(

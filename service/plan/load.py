@@ -83,10 +83,10 @@ def of_cameras(figures: Figures, cameras: Cameras) -> Demand:
     # A frame is looked at once, however many points of the grid it stands for.
     seen = min(cameras.video.fps, 1 / spacing_s)
     answers = min(seen, 1 / stride_s) / seen
-    entry, head = best(networks.entry), best(networks.head) if networks.head else None
+    threads = networks.threads
+    entry, head = best(networks.entry, threads), best(networks.head, threads) if networks.head else None
     entry_s = entry.seconds.median / entry.rows * (answers if networks.kind == "clip" else 1)
     head_s = 0.0 if head is None else head.seconds.median / head.rows * answers
-    threads = networks.threads if networks.unit == "core" else 1
     pixels = cameras.video.pixels
     frames_in = cameras.video.fps / seen
     mean = cameras.count * seen
@@ -96,7 +96,7 @@ def of_cameras(figures: Figures, cameras: Cameras) -> Demand:
         mean_per_s=mean,
         decode_s=costs.frame.at(pixels) * frames_in + costs.kept.at(pixels),
         service_s=served.answer.median,
-        engine_s=(entry_s + head_s) * threads,
+        engine_s=entry_s + head_s,
         unit=networks.unit,
         bytes_in=costs.bytes_per_s / seen,
         bytes_across=networks.frame_bytes * (frames * answers if networks.kind == "clip" else 1),
@@ -118,7 +118,6 @@ def of_uploads(figures: Figures, uploads: Uploads) -> Demand:
     frames_in = max(1.0, uploads.clip_s * uploads.video.fps)
     seen = frames if networks.kind == "clip" else min(frames, round(frames_in))
     pixels, size = uploads.video.pixels, costs.bytes_per_s * uploads.clip_s
-    threads = networks.threads if networks.unit == "core" else 1
     mean = uploads.per_day / _DAY_S
     return Demand(
         job="clip",
@@ -126,7 +125,7 @@ def of_uploads(figures: Figures, uploads: Uploads) -> Demand:
         mean_per_s=mean,
         decode_s=costs.frame.at(pixels) * frames_in + costs.kept.at(pixels) * seen,
         service_s=figures.served.request.median,
-        engine_s=clip_s(networks, seen) * threads,
+        engine_s=clip_s(networks, seen),
         unit=networks.unit,
         bytes_in=size,
         bytes_across=seen * networks.frame_bytes,

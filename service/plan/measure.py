@@ -13,7 +13,7 @@ from service.bundle.store import Bundle
 from service.engine.base import Choice, Place
 from service.errors import MareyError
 from service.plan.costs import clip_s
-from service.plan.figures import Figures, Footage, Networks
+from service.plan.figures import Figures, Footage
 from service.plan.footage import measure_footage
 from service.plan.networks import measure_networks
 from service.plan.served import measure_served
@@ -33,7 +33,7 @@ def measure_figures(
     tell: Callable[[str], None],
 ) -> Figures:
     """`seconds` for each group of clips, each batch size, and five times as long for the service. Raises MareyError."""
-    if "video" not in bundle.manifest.task:
+    if "video" not in bundle.manifest.tasks:
         raise MareyError(f"the bundle {bundle.manifest.name} takes no videos; plan with one that does")
     machine, date = this_machine(), dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     samples = _clips(files)
@@ -42,14 +42,14 @@ def measure_figures(
         bundle, engine=engine, precision=precision, place=place, seconds=seconds, rounds=rounds, tell=tell
     )
     options = (f"--engine={networks.engine}", f"--precision={networks.precision}")
-    engine_s = clip_s(networks, networks.frames) * networks.threads
+    engine_s = clip_s(networks, networks.frames)
     decode_s = _mean_decode_s(footage, looked_at=networks.frames)
 
-    def predicted(cores: float) -> float:
-        """Clips a second of so many cores, without what the event loop spends, which is not known yet."""
+    def predicted(cores: float, request_s: float) -> float:
+        """Clips a second of so many cores, which the networks share where there is no GPU."""
         if networks.unit == "gpu":
-            return min(cores / decode_s, 1 / engine_s)
-        return cores / (decode_s + engine_s)
+            return min(cores / (decode_s + request_s), 1 / engine_s)
+        return cores / (decode_s + request_s + engine_s)
 
     served = measure_served(
         bundle,

@@ -1,13 +1,20 @@
-"""Seconds of the engine, opened and proved as the service does it: by batch, in turns; see Note [Rounds] in bench/stopwatch.py."""
+"""What the engine takes for a batch, opened and proved as the service does it, in turns; see Note [Rounds] in bench/stopwatch.py.
+
+# Note [Whose seconds]
+On processors it is the processor time of all its threads: what lasts longer because others use the machine costs no more, and
+a thread that waits leaves its core to the decoders. On a GPU it is the time that the batch lasts.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 
-from service.bench.stopwatch import Task, Timings, measure
+from service.bench.stopwatch import Task, measure
 from service.bench.subject import EngineSubject
 from service.bundle.manifest import Precision
 from service.bundle.store import Bundle
@@ -37,6 +44,7 @@ def measure_networks(
     golden = bundle.golden().frames
     seen = golden.reshape(-1, *golden.shape[2:])
     axes = () if info.stages[0] == "encoder" else (length,)
+    on_gpu = info.name == "tensorrt" or info.device == "cuda"
     with closing(EngineSubject(opened)) as subject:
         tasks: dict[tuple[str, int], Task] = {}
         for rows in buckets_up_to(info.max_batch):
@@ -49,13 +57,14 @@ def measure_networks(
                 tasks["head", clips] = subject.head(np.repeat(features[None], clips, axis=0))
         for task in tasks.values():
             task.warm()
-        timings = measure(
-            tasks,
+        clock = time.perf_counter if on_gpu else time.process_time
+        spent: dict[tuple[str, int], list[float]] = {key: [] for key in tasks}
+        measure(
+            {key: _timed(task, clock, spent[key]) for key, task in tasks.items()},
             seconds=seconds,
             rounds=rounds,
             progress=lambda number: tell(f"networks, round {number + 1} of {rounds}"),
         )
-    on_gpu = info.name == "tensorrt" or info.device == "cuda"
     return Networks(
         engine=info.name,
         precision=info.precision,
@@ -66,14 +75,21 @@ def measure_networks(
         kind="clip" if info.stages == ("clip",) else "encoder",
         frames=length,
         frame_bytes=int(np.prod(seen.shape[1:])),
-        entry=_rows(timings, "entry"),
-        head=_rows(timings, "head"),
+        entry=_rows(spent, "entry"),
+        head=_rows(spent, "head"),
     )
 
 
-def _rows(timings: dict[tuple[str, int], Timings], what: str) -> tuple[Rows, ...]:
-    return tuple(
-        Rows(rows=rows, seconds=Measured.of([each / 1000 for part in found.rounds for each in part]))
-        for (name, rows), found in timings.items()
-        if name == what
-    )
+def _timed(task: Task, clock: Callable[[], float], spent: list[float]) -> Task:
+    """`task`, each run of which is noted in `spent`, in seconds of `clock`."""
+
+    def run() -> None:
+        began = clock()
+        task.run()
+        spent.append(clock() - began)
+
+    return replace(task, run=run)
+
+
+def _rows(spent: dict[tuple[str, int], list[float]], what: str) -> tuple[Rows, ...]:
+    return tuple(Rows(rows=rows, seconds=Measured.of(found)) for (name, rows), found in spent.items() if name == what)

@@ -28,11 +28,9 @@ def family_s(pid: int) -> float:
 
 def children(pid: int) -> tuple[int, ...]:
     """Process ids of those whose parent is `pid`."""
-    found = []
-    for entry in _PROC.iterdir():
-        if entry.name.isdigit() and (fields := _fields(entry / "stat", gone_is_empty=True)) and int(fields[1]) == pid:
-            found.append(int(entry.name))
-    return tuple(sorted(found))
+    numbers = [entry.name for entry in _PROC.iterdir() if entry.name.isdigit()]
+    parents = {int(number): _fields(_PROC / number / "stat", gone_is_empty=True)[1:2] for number in numbers}
+    return tuple(sorted(child for child, parent in parents.items() if parent == [str(pid)]))
 
 
 def memory_bytes(pid: int) -> int:

@@ -48,12 +48,12 @@ def measure_served(
     concurrency: int,
     seconds: float,
     rounds: int,
-    predicted: Callable[[float], float],
+    predicted: Callable[[float, float], float],
     tell: Callable[[str], None],
 ) -> Served:
     """Serve `bundle` with `marey serve`'s `options` and keep `concurrency` uploads under way for `seconds`.
 
-    `predicted` says of so many cores what they would do in clips a second. Raises MareyError where a request fails.
+    `predicted` says what so many cores would do in clips a second, with so many of the event loop's seconds for each. Raises MareyError where a request fails.
     """
     tell("starting the service")
     with hosted(bundle.path, options=options, threads=threads) as service:
@@ -64,10 +64,10 @@ def measure_served(
         worker_bytes = max(memory_bytes(pid) for pid in workers)
         process_bytes = memory_bytes(service.pid)
         answer, stream_bytes = asyncio.run(_streams(service, samples.files, rounds=rounds, tell=tell))
-    cores = Measured.of(spent.cores).median
+    cores, per_request = Measured.of(spent.cores).median, Measured.of(spent.request)
     return Served(
         concurrency=concurrency,
-        request=Measured.of(spent.request),
+        request=per_request,
         device=Measured.of(spent.device),
         workers=Measured.of(spent.workers),
         answer=answer,
@@ -76,7 +76,7 @@ def measure_served(
         stream_bytes=stream_bytes,
         per_s=Measured.of(spent.per_s),
         cores=cores,
-        predicted_per_s=round(predicted(cores), 3),
+        predicted_per_s=round(predicted(cores, per_request.median), 3),
     )
 
 
