@@ -143,7 +143,7 @@ def read_figures(path: Path) -> Figures:
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"]))
-        said = f"{where} = {str(fault['input'])[:60]!r}: {fault['msg']}" if where else fault["msg"]
+        said = f"{where} = {str(fault['input'])[:60]}: {fault['msg']}" if where else fault["msg"]
         raise MareyError(f"{path} holds no figures of this version: {said}; {remedy}") from None
 
 

@@ -19,13 +19,12 @@ def moves(demand: Demand, video: Video, node: Node) -> dict[str, float]:
     decoding, pixels = demand.decoding, video.pixels
     frame_s, seen_s = decoding.frame.at(pixels), decoding.kept.at(pixels) * demand.frames_seen
     left = demand.engine_s - seen_s
-    if frame_s > 0 and left > 0:
-        # Of a camera `frames_in` counts from one frame of the grid to the next.
-        times = left / frame_s / demand.frames_in
+    # Fewer frames than are looked at would change what the networks cost, too.
+    if frame_s > 0 and (frames := left / frame_s) >= demand.frames_seen:
         if demand.job == "clip":
-            found["clip_s"] = times * demand.frames_in / video.fps
-        else:
-            found["fps"] = times * video.fps
+            found["clip_s"] = frames / video.fps
+        else:  # frames from one of the grid to the next
+            found["fps"] = frames / demand.frames_in * video.fps
     slope = decoding.frame.per_pixel * demand.frames_in + decoding.kept.per_pixel * demand.frames_seen
     fixed = decoding.frame.fixed * demand.frames_in + decoding.kept.fixed * demand.frames_seen
     if slope > 0 and demand.engine_s > fixed:

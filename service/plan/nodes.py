@@ -76,12 +76,15 @@ def needed(demand: Demand, served: Served, node: Node, margins: Margins) -> Need
         found.append(_filled("GPUs", "GPUs", demand.per_s * demand.engine_s, node.gpus * share))
     found.append(_filled("network", "Gbit/s", demand.per_s * demand.bytes_in * 8 / 1e9, node.gbit * share))
     found.append(_memory(demand, served, node, margins))
-    found.append(_waiting("cores, wait", demand, node.cores, demand.core_s, margins))
+    waiting = [_waiting("cores, wait", demand, node.cores, demand.core_s, margins)]
     if demand.unit == "gpu":
-        found.append(_waiting("GPUs, wait", demand, node.gpus, demand.engine_s, margins))
+        waiting.append(_waiting("GPUs, wait", demand, node.gpus, demand.engine_s, margins))
     most = max(found, key=lambda each: each.nodes)
     nodes = max(1, math.ceil(most.nodes - 1e-9))
-    return Need(tuple(found), nodes, nodes + margins.spare, most.name)
+    longest = max(waiting, key=lambda each: each.nodes)
+    if longest.nodes > nodes:  # whole nodes, and so never a fraction less: a tie says nothing of the wait
+        most, nodes = longest, round(longest.nodes)
+    return Need((*found, *waiting), nodes, nodes + margins.spare, most.name)
 
 
 def _filled(name: Name, unit: str, wanted: float, per_node: float) -> Resource:
