@@ -34,10 +34,13 @@ def children(pid: int) -> tuple[int, ...]:
 
 
 def memory_bytes(pid: int) -> int:
-    """Proportional set size: a page that several processes share counts in parts for each."""
-    found = re.search(r"^Pss:\s+(\d+) kB", (_PROC / str(pid) / "smaps_rollup").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found.group(1)) * 1024
+    """Proportional set size: a page that several processes share counts in parts for each. 0 for a process that has ended."""
+    try:
+        told = (_PROC / str(pid) / "smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    found = re.search(r"^Pss:\s+(\d+) kB", told, re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else 0
 
 
 def _spent(stat: Path) -> float:
