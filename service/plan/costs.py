@@ -17,6 +17,9 @@ from service.errors import InvalidParameter, MareyError
 from service.plan.figures import Figures, Footage, Networks, Rows
 from service.waiting import BATCH_S
 
+# Of the line from a measured group; nearer than that they lie within each other's spread.
+_FAR = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -90,7 +93,7 @@ def decoding(figures: Figures, video: Video, *, live: bool) -> Decoding:
             )
     frame = Line.through([(each.pixels, _of(each, "frame", live=live)) for each in groups])
     kept = Line.through([(each.pixels, _of(each, "kept", live=live)) for each in groups])
-    return Decoding(frame, kept, _bytes_per_s(groups, video), tuple(_notes(groups, video)))
+    return Decoding(frame, kept, _bytes_per_s(groups, video), tuple(_notes(groups, video, frame)))
 
 
 def _of(footage: Footage, what: str, *, live: bool) -> float:
@@ -105,13 +108,16 @@ def _bytes_per_s(groups: Sequence[Footage], video: Video) -> float:
     return near.bytes_per_s * (video.pixels * video.fps) / (near.pixels * near.fps)
 
 
-def _notes(groups: Sequence[Footage], video: Video) -> list[str]:
+def _notes(groups: Sequence[Footage], video: Video, frame: Line) -> list[str]:
     least, most = min(each.pixels for each in groups), max(each.pixels for each in groups)
-    if least <= video.pixels <= most:
-        return []
-    return [
-        f"{video.width}×{video.height} lies outside of what was measured ({least:,} to {most:,} pixels): measure such clips"
-    ]
+    notes = []
+    if not least <= video.pixels <= most:
+        notes.append(
+            f"{video.width}×{video.height} lies outside of what was measured ({least:,} to {most:,} pixels): measure such clips"
+        )
+    if frame.worst > _FAR:
+        notes.append(f"what a frame costs by its size is up to {frame.worst:.0%} off what was measured")
+    return notes
 
 
 def clip_s(networks: Networks, frames: int) -> float:

@@ -100,11 +100,10 @@ def plan_table(report: PlanReport) -> str:
     size = f"{video['width']}×{video['height']}, {video['fps']:g} frames/s, {video['codec']}"
     says = report.figures
     parts = [
-        report.command,
         f"figures: {says['bundle']} of {says['date']}, {says['cpu']}; networks: {says['engine']}",
         *(f"assumed, not measured: {each}" for each in report.assumed),
         f"load: {what}, {size}; at the peak {demand['per_s']:,.1f} {job}s/s, {load['peak']:g} × the mean",
-        f"node: {node['cores']} cores, {node['gpus']} GPUs, {node['gbit']:g} Gbit/s, {node['memory_gib']:g} GiB, filled to "
+        f"node: {node['cores']} cores, {_count(node['gpus'], 'GPU')}, {node['gbit']:g} Gbit/s, {node['memory_gib']:g} GiB, filled to "
         f"{margins['utilization']:.0%}; {margins['late']:.1%} may wait longer than {margins['wait_ms']:g} ms\n",
         f"one {job}: decode {_ms(demand['decode_s'])}, service {_ms(demand['service_s'])} of a core; networks "
         f"{_ms(demand['engine_s'])} of a {demand['unit']}; {demand['bytes_in'] / 1e3:,.1f} kB\n",
@@ -116,8 +115,8 @@ def plan_table(report: PlanReport) -> str:
     ]
     parts.append(aligned(rows, left=1))
     parts.append(
-        f"\n{report.nodes:,} nodes, by {report.bottleneck}; {report.total:,} with {margins['spare']} to lose; "
-        f"{report.services:,} services or more"
+        f"\n{_count(report.nodes, 'node')}, by {report.bottleneck}; {report.total:,} with {margins['spare']} to lose; "
+        f"{_count(report.services, 'service')} or more"
     )
     if report.streams_per_node is not None:
         parts.append(f"{report.streams_per_node} streams a node: MAREY_MAX_STREAMS in all of its services together")
@@ -136,6 +135,10 @@ _MOVES = {
     "cores_per_gpu": "one GPU is fed by {:.1f} cores",
     "mbit": "the network is full before cores or GPUs above {:,.1f} Mbit/s of one video",
 }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _ms(seconds: float) -> str:
