@@ -15,7 +15,9 @@ from service.plan.figures_table import figures_table
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "scaling.md").read_text(encoding="utf-8")
-PLANS = re.findall(r"^    \$ (marey plan nodes [^\n]+)\n((?:    [^\n]*\n|\n(?=    ))+)", PAGE, flags=re.MULTILINE)
+PLANS = re.findall(
+    r"^    \$ (marey plan nodes [^\n]+)\n((?:    (?!\$ )[^\n]*\n|\n(?=    (?!\$ )))+)", PAGE, flags=re.MULTILINE
+)
 
 
 def unindented(block: str) -> str:
