@@ -16,6 +16,7 @@ from service.bundle.describe import describe
 from service.bundle.store import open_bundle
 from service.classify_command import classify_command
 from service.console import engine_option, one_sentence, precision_option, read, settings_of, status
+from service.plan_command import plan
 from service.settings import Settings
 
 
@@ -126,5 +127,5 @@ def key_command(name: str, admin: bool, rate: float | None, file: Path | None, r
     click.echo(token)
 
 
-for command in (classify_command, classify_archive, bench):
+for command in (classify_command, classify_archive, bench, plan):
     main.add_command(command)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from service.bench.load import Address
@@ -17,8 +18,16 @@ from service.errors import MareyError
 _STOP_S = 40
 
 
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """Where it listens, and its process."""
+
+    address: Address
+    pid: int
+
+
 @contextmanager
-def hosted(bundle: Path, *, options: tuple[str, ...], threads: int) -> Iterator[Address]:
+def hosted(bundle: Path, *, options: tuple[str, ...], threads: int) -> Iterator[Hosted]:
     """`marey serve BUNDLE …`, ready; stopped in the end. Raises MareyError with what it said where it does not start."""
     command = [sys.executable, "-m", "service", "serve", str(bundle), "--port", "0", *options]
     # It finds this very package, wherever it is run from.
@@ -40,7 +49,7 @@ def hosted(bundle: Path, *, options: tuple[str, ...], threads: int) -> Iterator[
                 complaints.seek(0)
                 said = complaints.read().strip().splitlines() or ["nothing"]
                 raise MareyError(f"the service did not start: {said[-1].removeprefix('error: ')}")
-            yield Address.parse(where.group())
+            yield Hosted(Address.parse(where.group()), process.pid)
         finally:
             process.terminate()
             try:

@@ -77,7 +77,8 @@ def measure_bundle(
     """Serve `bundle` here with `marey serve`'s `options`, drive it, and compare it with a loop on the same cores, turn by turn."""
     machine, date = this_machine(), _now()
     tell("starting the service")
-    with hosted(bundle.path, options=options, threads=place.threads) as address, ExitStack() as stack:
+    with hosted(bundle.path, options=options, threads=place.threads) as service, ExitStack() as stack:
+        address = service.address
         traffic = asyncio.run(traffic_for(address, samples, levels=levels, seconds=seconds, rounds=rounds))
         loads = asyncio.run(_levels(address, traffic, tell=tell))
         model = _model(loads)

@@ -119,7 +119,7 @@ def test_what_probes_ask_for_is_answered(pod: Object, served) -> None:
     assert asked == {
         "startup": f"{prefix}/health/ready",
         "readiness": f"{prefix}/health/ready",
-        "liveness": "/health/live",
+        "liveness": f"{prefix}/health/live",
     }
     for path in asked.values():
         assert served.client.get(path).status_code == 200
