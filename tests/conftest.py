@@ -163,8 +163,8 @@ class Served:
     def counted(self, sample: str) -> float:
         """The value of a sample of /metrics, over all replicas; 0 where it has not been counted yet."""
         found = self._read(sample)
-        while self.on_ray:  # its replicas tell what they count every 2 s
-            time.sleep(2.5)
+        while self.on_ray:  # its replicas tell what they count every second
+            time.sleep(1.5)
             before, found = found, self._read(sample)
             if found == before:
                 break

@@ -21,6 +21,7 @@ from tests.conftest import ROOT
 
 Make = Callable[..., bytes]
 WHOLE_S = 200
+FIGHT = ROOT / "models" / "bundles" / "fight"
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -91,7 +92,7 @@ def test_what_was_killed_goes_on_where_it_stood(color_bundle: Bundle, tmp_path: 
     folder, out = tmp_path / "archive", tmp_path / "results.parquet"
     folder.mkdir()
     long = make_video("red", "green", "blue", frames=300)
-    for number in range(240):
+    for number in range(160):
         (folder / f"{number:03}.mp4").write_bytes(long)
     asked = command(folder, "--out", out, "--bundle", color_bundle.path, "--window-s", "1", "--json")
     with subprocess.Popen(asked, env=variables(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -103,35 +104,38 @@ def test_what_was_killed_goes_on_where_it_stood(color_bundle: Bundle, tmp_path: 
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
     kept = sum(len(rows(part)) for part in parts.glob("part-*.parquet"))
-    assert 0 < kept < 240
+    assert 0 < kept < 160
     done = json.loads(archive(folder, "--out", out, "--bundle", color_bundle.path, "--window-s", "1", "--json").stdout)
-    assert done == {"out": str(out), "files": 240, "new": 240 - kept, "failed": 0}
+    assert done == {"out": str(out), "files": 160, "new": 160 - kept, "failed": 0}
     found = rows(out)
-    assert len({each["path"] for each in found}) == len(found) == 240
+    assert len({each["path"] for each in found}) == len(found) == 160
     assert {each["answer"] for each in found} == {found[0]["answer"]}
     assert not parts.exists()
+
+
+@pytest.fixture(scope="module")
+def single(data: Path) -> list[dict[str, Any]]:
+    """What one process says of each clip, in the order of their paths."""
+    clips = sorted(path for path in (data / "surveillance_fight" / "videos").rglob("*") if path.is_file())
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "classify", "--bundle", FIGHT, "--json", *clips],
+        capture_output=True, text=True, check=True, env=variables(), timeout=WHOLE_S,
+    )  # fmt: skip
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
 
 
 @pytest.mark.data
 @pytest.mark.parametrize("apart", [(), ("--engines", "1", "--workers", "2")], ids=["together", "apart"])
 def test_all_clips_of_fights_get_the_answers_of_a_single_process(
-    data: Path, tmp_path: Path, apart: tuple[str, ...]
+    data: Path, single: list[dict[str, Any]], tmp_path: Path, apart: tuple[str, ...]
 ) -> None:
-    videos, bundle, out = (
-        data / "surveillance_fight" / "videos",
-        ROOT / "models" / "bundles" / "fight",
-        tmp_path / "r.parquet",
-    )
-    archive(videos, "--out", out, "--bundle", bundle, *apart)
-    clips = sorted(path for path in videos.rglob("*") if path.is_file())
-    single = subprocess.run(
-        [sys.executable, "-m", "service", "classify", "--bundle", bundle, "--json", *clips],
-        capture_output=True, text=True, check=True, env=variables(), timeout=WHOLE_S,
-    )  # fmt: skip
-    found, expected = rows(out), json.loads(single.stdout)
-    assert [each["path"] for each in found] == [each["file"] for each in expected]
+    out = tmp_path / "results.parquet"
+    archive(data / "surveillance_fight" / "videos", "--out", out, "--bundle", FIGHT, *apart)
+    found = rows(out)
+    assert [each["path"] for each in found] == [each["file"] for each in single]
     assert len(found) == 234
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(found, single, strict=True):
         answer = json.loads(one["answer"])
         assert {name: value for name, value in answer.items() if name != "predictions"} == {
             name: other[name] for name in answer if name != "predictions"
