@@ -105,11 +105,11 @@ def classify_archive(
         click.echo(f"failed: {path}: {error}", err=True)
     if len(done.failures) > _SHOWN:
         click.echo(f"… and {len(done.failures) - _SHOWN} more: the column error of {out} has them all", err=True)
-    told = {"out": out, "files": done.files, "new": done.new, "failed": len(done.failures)}
+    told = {"out": out, "files": done.files, "new": done.new, "gone": done.gone, "failed": len(done.failures)}
     click.echo(
         json.dumps(told)
         if as_json
-        else f"{out}: {done.files} files, {done.new} of them new, {len(done.failures)} failed"
+        else f"{out}: {done.files} files, {done.new} of them new, {done.gone} no longer there, {len(done.failures)} failed"
     )
     return 0
 

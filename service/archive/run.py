@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from service.archive.source import File, Location
 from service.archive.table import Results, known
 from service.archive.worker import Worker
 from service.client import Wishes
-from service.errors import EngineError
+from service.errors import EngineError, MareyError
 from service.registry.catalogue import Found
 from service.scale.application import engines, whole
 from service.scale.cluster import cluster, deployed, is_own, short
@@ -48,10 +49,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Of the whole result: its files, those of them that are new in this run, and those that failed, with why."""
+    """Of the whole result: its files, those of them that are new in this run, those that are not there any more, and those that failed, with why."""
 
     files: int
     new: int
+    gone: int
     failures: tuple[tuple[str, str], ...]
 
 
@@ -83,19 +85,24 @@ def classify(archive: Archive, *, told: Callable[[Progress], None] = lambda _pro
     others = archive.spread.engines[0] if archive.apart else archive.workers[0]
     settings = everywhere(archive.settings, engines=others if is_own() else 1)
     bundles = whole(settings)
-    results = Results(archive.out, _asked(archive, settings, bundles))
-    seen = known(results.open(), retry=archive.retry)
-    files = [file for file in archive.source.files(match=archive.match, but=(archive.out,)) if file not in seen]
-    if files:
-        try:
-            _keep(_rows(archive, settings, bundles, files), results, total=len(files), told=told)
-        except RayError as error:
-            raise EngineError(
-                f"Ray gave up: {short(error)}; what was found is kept, start it again to go on"
-            ) from error
-    rows = results.finish()
-    failed = rows.filter(pc.is_valid(rows.column("error"))).select(["path", "error"]).to_pylist()
-    return Summary(len(rows), len(files), tuple((each["path"], each["error"]) for each in failed))
+    with closing(Results(archive.out, _asked(archive, settings, bundles))) as results:
+        seen = known(results.open(), retry=archive.retry)
+        there = archive.source.files(match=archive.match, but=(archive.out,))
+        if not there:
+            called = f" called {' or '.join(archive.match)}" if archive.match else ""
+            raise MareyError(f"there is no file{called} below {archive.source.path}; name another SOURCE or --match")
+        files = [file for file in there if file not in seen]
+        if files:
+            try:
+                _keep(_rows(archive, settings, bundles, files), results, total=len(files), told=told)
+            except RayError as error:
+                raise EngineError(
+                    f"Ray gave up: {short(error)}; what was found is kept, start it again to go on"
+                ) from error
+        rows = results.finish()
+        failed = rows.filter(pc.is_valid(rows.column("error"))).select(["path", "error"]).to_pylist()
+        gone = len(set(rows.column("path").to_pylist()) - {file.path for file in there})
+        return Summary(len(rows), len(files), gone, tuple((each["path"], each["error"]) for each in failed))
 
 
 def _asked(archive: Archive, settings: Settings, bundles: Sequence[Found]) -> dict[str, Any]:
@@ -144,6 +151,7 @@ def _rows(archive: Archive, settings: Settings, bundles: Sequence[Found], files:
     cores = most * own["num_cpus"] + (len(bundles) * spread.engines[1] * engine_cores if archive.apart else 0)
     block = max(1, min(_BLOCK, len(files) // (2 * most)))
     with cluster(cores=cores + 1, gpus=engine_gpus, log_level=settings.log_level), ExitStack() as stack:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put its own, which keeps nothing
         if keys is not None:
             if is_own():
                 serve.start(proxy_location="Disabled")  # nobody asks over HTTP

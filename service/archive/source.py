@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import os
+import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,6 +14,8 @@ from typing import Any
 from pyarrow import ArrowException, fs
 
 from service.errors import MareyError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +58,39 @@ class Location:
     def exists(self) -> bool:
         return bool(self.filesystem.get_file_info(self.path).type != fs.FileType.NotFound)
 
+    @property
+    def is_folder(self) -> bool:
+        return bool(self.filesystem.get_file_info(self.path).type == fs.FileType.Directory)
+
     def files(self, *, match: Sequence[str] = (), but: Sequence[Location] = ()) -> list[File]:
-        """All below it, by path, or those whose names are as one of `match`, such as *.mp4. What is hidden, or in `but`, is left out.
+        """All below it, by path, or those whose names are as one of `match`, such as *.mp4. What is hidden is left out, and
+
+        what `but` are the results of. Links to files count, links to folders are not followed: they may lead anywhere.
 
         Raises MareyError where there is no such folder.
         """
-        try:
-            found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True))
-        except (ArrowException, OSError) as error:
-            raise MareyError(f"{self.path} cannot be listed as a folder: {_short(error)}; name another") from error
+        own = tuple(each.path for each in but if each.filesystem == self.filesystem)
+        found = _walked(self.path) if isinstance(self.filesystem, fs.LocalFileSystem) else self._selected()
         below = len(self.path) + 1
-        others = tuple(each.path for each in but if each.filesystem == self.filesystem)
         return sorted(
             (
-                File(each.path, each.size, (each.mtime_ns or 0) // 1000)
-                for each in found
-                if each.type == fs.FileType.File
-                and not _hidden(each.path[below:])
-                and not each.path.startswith(others)
-                and (not match or any(fnmatch(each.base_name, pattern) for pattern in match))
+                file
+                for file in found
+                if not _hidden(file.path[below:])
+                and not any(file.path == each or file.path.startswith(f"{each}.parts/") for each in own)
+                and (not match or any(fnmatch(file.path.rpartition("/")[2], pattern) for pattern in match))
             ),
             key=lambda file: file.path,
         )
+
+    def _selected(self) -> list[File]:
+        try:
+            found = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=True))
+        except (ArrowException, OSError) as error:
+            raise _unlisted(self.path, error) from error
+        return [
+            File(each.path, each.size, (each.mtime_ns or 0) // 1000) for each in found if each.type == fs.FileType.File
+        ]
 
     def read(self, path: str) -> bytes:
         """One file of this file system. Raises MareyError where it cannot be read."""
@@ -84,6 +100,30 @@ class Location:
         except (ArrowException, OSError) as error:
             raise MareyError(f"{path} cannot be read: {_short(error)}") from error
         return data
+
+
+def _walked(folder: str) -> Iterator[File]:
+    """Of this machine. A name that is no text cannot be read by what we tell of it, and has a row that says so."""
+    if not os.path.isdir(folder):  # noqa: PTH112
+        raise _unlisted(folder, NotADirectoryError("it is no folder that is there"))
+
+    def left_out(error: OSError) -> None:
+        logger.warning("%s is left out: %s", error.filename, error.strerror)
+
+    for parent, _, names in os.walk(folder, onerror=left_out):
+        for name in names:
+            path = os.path.join(parent, name)  # noqa: PTH118
+            try:
+                found = os.stat(path)  # noqa: PTH116
+            except OSError:
+                continue  # a link to nothing, or gone meanwhile
+            if stat.S_ISREG(found.st_mode):
+                told = os.fsencode(path).decode(errors="backslashreplace")
+                yield File(told, found.st_size, found.st_mtime_ns // 1000)
+
+
+def _unlisted(path: str, error: Exception) -> MareyError:
+    return MareyError(f"{path} cannot be listed as a folder: {_short(error)}; name another")
 
 
 def _hidden(path: str) -> bool:

@@ -7,15 +7,18 @@ file that was changed since is looked at again. All of one result were asked the
 
 from __future__ import annotations
 
+import fcntl
 import json
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from service.archive.source import File, Location
 from service.errors import MareyError
@@ -85,12 +88,22 @@ class Results:
         self._out = out
         self._parts = out.beside(".parts")
         self._asked = json.dumps(asked, sort_keys=True).encode()
+        self._locked: IO[str] | None = None
 
     def open(self) -> pa.Table:
         """The rows that are there from earlier. Raises MareyError where they are another's, or where none could be written."""
+        if self._out.is_folder:
+            raise MareyError(f"{self._out.path} is a folder; name a file by --out")
         rows = self._joined(self._written())
         self._writable()
+        self._lock()
         return rows
+
+    def close(self) -> None:
+        """Let another run work on it."""
+        if self._locked is not None:
+            self._locked.close()
+            self._locked = None
 
     def add(self, rows: pa.Table) -> None:
         """Keep `rows`: nothing of them is lost from here on."""
@@ -123,6 +136,19 @@ class Results:
         draft = self._parts.within(".draft")
         self._write(table([]), draft)
         draft.filesystem.delete_file(draft.path)
+
+    def _lock(self) -> None:
+        """Raise MareyError where another run works on the same result. On this machine only: stores know no locks."""
+        if isinstance(self._parts.filesystem, fs.LocalFileSystem) and self._locked is None:
+            file = Path(self._parts.within(".lock").path).open("a")  # noqa: SIM115  # held until this process ends
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.close()
+                raise MareyError(
+                    f"another run works on {self._out.path}; wait for it, or name another by --out"
+                ) from None
+            self._locked = file
 
     def _make(self, folder: Location) -> None:
         try:
@@ -166,7 +192,7 @@ def known(rows: pa.Table, *, retry: bool) -> set[File]:
 def _newest(rows: pa.Table) -> pa.Table:
     """Of rows of one path the last, by path."""
     last = {path: number for number, path in enumerate(rows.column("path").to_pylist())}
-    return rows.take([last[path] for path in sorted(last)])
+    return rows.take(pa.array([last[path] for path in sorted(last)], pa.int64()))
 
 
 def _told(asked: bytes | None) -> str:

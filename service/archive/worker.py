@@ -16,7 +16,7 @@ from service.api.state import Outside
 from service.archive.source import File, Location
 from service.archive.table import row, table
 from service.client import Result, Wishes, answer, in_process
-from service.errors import MareyError
+from service.errors import EmptyFile, MareyError
 from service.registry.catalogue import Key
 from service.scale.distant import DistantEngines
 from service.settings import Settings
@@ -27,6 +27,7 @@ T = TypeVar("T")
 # For each decoder: one that it works on, and one to follow.
 _AHEAD = 2
 _PASSING = (429, 503)
+_EMPTY: Result = {"error": {"code": EmptyFile.code, "detail": "the file has 0 bytes"}}
 _PAUSES_S = (1, 2, 5, 10, 20, 30, 60)
 
 
@@ -64,7 +65,7 @@ class Worker:
         async with self._at_once:
             try:
                 data = await asyncio.to_thread(self._source.read, file.path)
-                found = await self._answered(data)
+                found = await self._answered(data) if data else _EMPTY
             except MareyError as error:
                 found = {"error": {"code": "unreadable", "detail": str(error)}}
             return row(file, found)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import FrameType
 
 import ray
@@ -63,6 +64,8 @@ def run(settings: Settings, spread: Spread) -> int:
     _refuse_what_no_replica_could_use(settings)
     port = _port(settings)
     cores = spread.cores(settings, bundles=len(bundles))
+    if is_own() and (most := spread.ingress[1] + len(bundles) * spread.engines[1]) > 4 * (os.cpu_count() or 1):
+        logger.warning("up to %d replicas will share the %d processors of this machine", most, os.cpu_count() or 1)
     stop = _Stop()
     stop.listen()
     try:
@@ -78,7 +81,8 @@ def run(settings: Settings, spread: Spread) -> int:
 def _serve(settings: Settings, spread: Spread, bundles: Sequence[Found], port: int) -> None:
     level, form = settings.log_level, settings.log_format
     with ExitStack() as stack:
-        # They end in the opposite order: whoever has accepted a request still finds an engine.
+        # They end in the opposite order: whoever has accepted a request still finds an engine, and tells what it counts.
+        stack.callback(_end_board)
         application = engines(settings, spread, bundles)
         serve.start(proxy_location="EveryNode", http_options=HTTPOptions(host=settings.host, port=port))
         stack.enter_context(deployed(application, name=ENGINES, route=None, log_level=level))
@@ -104,9 +108,13 @@ def _drain(seconds: float) -> None:
         time.sleep(2 * _LOOK_S)  # by then they have heard of it, and said what they still do
         while time.monotonic() < until and ray.get(board().active.remote()):
             time.sleep(_LOOK_S / 4)
-        ray.kill(board())
     except RayError as error:
         logger.warning("the replicas could not be told to take nothing more: %s", short(error))
+
+
+def _end_board() -> None:
+    with suppress(RayError, ValueError):  # it is gone with its machine
+        ray.kill(board())
 
 
 def _refuse_what_no_replica_could_use(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,28 @@ def test_what_is_not_there_is_said_with_its_name(folder: Path) -> None:
         Location.of(str(folder / "nowhere")).files()
     with pytest.raises(MareyError, match=r"s4://bucket/a cannot be reached.*s3://BUCKET/PREFIX"):
         Location.of("s4://bucket/a")
+
+
+def test_links_to_files_count_and_links_to_folders_are_not_followed(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x.mp4").write_bytes(b"x")
+    (folder / "loop").symlink_to(folder)
+    (folder / "out").symlink_to(tmp_path / "elsewhere")
+    (folder / "link.mp4").symlink_to(tmp_path / "elsewhere" / "x.mp4")
+    (folder / "nothing.mp4").symlink_to(tmp_path / "gone")
+    os.mkfifo(folder / "pipe.mp4")
+    assert names(Location.of(str(folder)).files(match=("*.mp4",)), folder) == ["b.mp4", "link.mp4"]
+
+
+def test_a_name_that_is_no_text_is_a_file_that_cannot_be_read(folder: Path) -> None:
+    (Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff.mp4"))).write_bytes(b"x")
+    (found,) = Location.of(str(folder)).files(match=("bad*",))
+    assert found.path == f"{folder}/bad\\xff.mp4"
+    with pytest.raises(MareyError, match="cannot be read"):
+        Location.of(str(folder)).read(found.path)
+
+
+def test_only_the_result_itself_is_left_out(folder: Path) -> None:
+    (folder / "results.parquet2").write_bytes(b"another's")
+    files = Location.of(str(folder)).files(but=(Location.of(str(folder / "results.parquet")),))
+    assert "results.parquet2" in names(files, folder)

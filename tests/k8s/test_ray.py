@@ -9,10 +9,11 @@ import pytest
 import yaml
 from kubernetes_validate import validate
 
+from service.bundle.store import SHIPPED, find_bundles
 from service.scale.spread import Spread
 from service.settings import Settings
 from tests.conftest import ROOT
-from tests.k8s.conftest import K8S, Object, literals, load, quantity
+from tests.k8s.conftest import K8S, Object, documents, literals, load, quantity
 
 SERVICE = load("ray/rayservice.yaml")
 CLUSTER = SERVICE["spec"]["rayClusterConfig"]
@@ -38,7 +39,9 @@ def settings() -> Settings:
 
 
 def test_it_renders_with_the_names_and_images_that_kustomize_gives(render) -> None:
-    objects = {each["kind"]: each for each in render(K8S / "ray")}
+    rendered = render(K8S / "ray")
+    assert len(rendered) == 6
+    objects = {each["kind"]: each for each in rendered}
     assert set(objects) == {"Namespace", "ConfigMap", "PersistentVolumeClaim", "NetworkPolicy", "RayService"}
     for each in objects.values():
         if each["kind"] != "RayService":
@@ -93,7 +96,7 @@ def test_every_replica_has_a_machine_that_is_large_enough() -> None:
     assert most["cpus"] * (cores["cpus"] // spread.of_ingress(settings())) >= spread.ingress[1]
     on_one = min(1 // spread.engine_gpus, cores["gpus"] // spread.of_engine(settings()))
     assert on_one == 2
-    assert most["gpus"] * on_one >= spread.engines[1]
+    assert most["gpus"] * on_one >= spread.engines[1] * len(find_bundles((SHIPPED,)))
     assert "nvidia.com/gpu" in GROUPS["gpus"]["containers"][0]["resources"]["limits"]
 
 
@@ -109,7 +112,9 @@ def test_jobs_have_one_machine_and_a_volume_that_outlives_it() -> None:
 
 
 def test_requests_and_the_operator_reach_ray_and_nobody_else_its_own_ports() -> None:
-    policy = load("ray/networkpolicy.yaml")["spec"]
+    (policy, head) = (each["spec"] for each in documents(K8S / "ray" / "networkpolicy.yaml"))
+    assert head["podSelector"]["matchLabels"]["ray.io/node-type"] == "head"
+    assert [each["port"] for each in head["egress"][0]["ports"]] == [443, 6443]
     assert (
         policy["podSelector"]["matchLabels"].items()
         <= CLUSTER["headGroupSpec"]["template"]["metadata"]["labels"].items()

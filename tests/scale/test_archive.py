@@ -68,7 +68,7 @@ def test_every_file_has_its_row_and_those_that_fail_are_listed_and_not_fatal(
     out = tmp_path / "results.parquet"
     common = (folder, "--out", out, "--bundle", color_bundle.path, "--window-s", "1", "--json")
     done = archive(*common)
-    assert json.loads(done.stdout) == {"out": str(out), "files": 9, "new": 9, "failed": 2}
+    assert json.loads(done.stdout) == {"out": str(out), "files": 9, "new": 9, "gone": 0, "failed": 2}
     found = {Path(each["path"]).name: each for each in rows(out)}
     assert {name: each["label"] for name, each in found.items()} == {
         "red-1.mp4": "red", "red-2.mp4": "red", "green-1.mp4": "green", "green-2.mp4": "green", "blue.jpg": "blue",
@@ -79,12 +79,12 @@ def test_every_file_has_its_row_and_those_that_fail_are_listed_and_not_fatal(
     assert f"failed: {folder / 'notes.txt'}: " in done.stderr
 
     # Once more: nothing is new, and Ray need not even start.
-    assert json.loads(archive(*common).stdout) == {"out": str(out), "files": 9, "new": 0, "failed": 2}
+    assert json.loads(archive(*common).stdout) == {"out": str(out), "files": 9, "new": 0, "gone": 0, "failed": 2}
     # What was changed, or is new, or failed and is asked for again, is looked at.
     (folder / "broken.mp4").write_bytes((folder / "red-1.mp4").read_bytes())
-    (folder / "new.jpg").write_bytes((folder / "blue.jpg").read_bytes())
+    (folder / "blue.jpg").rename(folder / "new.jpg")
     done = archive(*common, "--retry")
-    assert json.loads(done.stdout) == {"out": str(out), "files": 10, "new": 3, "failed": 1}
+    assert json.loads(done.stdout) == {"out": str(out), "files": 10, "new": 3, "gone": 1, "failed": 1}
     assert {Path(each["path"]).name: each["label"] for each in rows(out)}["broken.mp4"] == "red"
 
 
@@ -106,7 +106,7 @@ def test_what_was_killed_goes_on_where_it_stood(color_bundle: Bundle, tmp_path: 
     kept = sum(len(rows(part)) for part in parts.glob("part-*.parquet"))
     assert 0 < kept < 160
     done = json.loads(archive(folder, "--out", out, "--bundle", color_bundle.path, "--window-s", "1", "--json").stdout)
-    assert done == {"out": str(out), "files": 160, "new": 160 - kept, "failed": 0}
+    assert done == {"out": str(out), "files": 160, "new": 160 - kept, "gone": 0, "failed": 0}
     found = rows(out)
     assert len({each["path"] for each in found}) == len(found) == 160
     assert {each["answer"] for each in found} == {found[0]["answer"]}
