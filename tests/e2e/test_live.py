@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.api.stream.client import count, heard, send, streaming
+from tests.api.stream.client import heard, send, streaming
 from tests.api.stream.windows import same_as_windows
 from tests.e2e.cameras import mjpeg, rtsp
 
@@ -86,7 +86,7 @@ def test_a_client_that_does_not_read_costs_no_memory(serve) -> None:
                 for _ in range(40):
                     send(deaf, image, sent * 0.04, 0.04)
                     sent += 1
-                answered = count(running, head)
+                answered = running.counted(head)
             assert server.memory_info().rss - before < 48 * 2**20
             final: dict[str, Any] = {}
             while final.get("time_s") != (sent - 1) * 0.04:
@@ -141,7 +141,7 @@ def test_a_service_that_is_restarted_is_asked_again(serve, color_bundle) -> None
             watcher = both.enter_context(watching(camera, "--url", running.url, "--json"))
             line(watcher)
         with serve(str(color_bundle.path), "--port", running.url.rpartition(":")[2]) as running:
-            while count(running, "marey_streams_active") < 1:
+            while running.counted("marey_streams_active") < 1:
                 assert watcher.poll() is None
             said = stopped(watcher)
     assert "1012" in said
