@@ -26,6 +26,7 @@ from ray.exceptions import (
     ObjectStoreFullError,
     OutOfMemoryError,
     RayActorError,
+    TaskCancelledError,
     WorkerCrashedError,
 )
 from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
@@ -35,7 +36,7 @@ from service.bundle.manifest import Stage
 from service.bundle.store import open_bundle
 from service.device import too_late
 from service.engine.base import Engine, EngineInfo, Outputs
-from service.errors import BundleError, DeviceLost, Draining, EngineError
+from service.errors import BundleError, ClientGone, DeviceLost, Draining, EngineError
 from service.gathered import Gathered
 from service.pace import Line
 from service.priority import Priority
@@ -172,9 +173,13 @@ class Distant:
         except TimeoutError:
             response.cancel()
             raise too_late() from None
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, TaskCancelledError) as error:
             response.cancel()
-            raise
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+                raise
+            # Nobody has cancelled this task: Ray did it to what it awaits, whose request it ends.
+            raise ClientGone("the client hung up before it had its answer") from None
         self._note(reply.standing)
         return reply
 

@@ -1,8 +1,14 @@
-"""A replica that takes requests: the application of `marey serve`, whose networks run elsewhere."""
+"""A replica that takes requests: the application of `marey serve`, whose networks run elsewhere.
+
+# Note [Ray ends a request]
+Where a client hangs up, Ray cancels whatever answers it, or raises where that reads on. ASGI has a message for it, by which the
+application gives back what it has taken, and counts a client that has gone: a task that is cancelled looks like a fault of ours.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Sequence
 
 from ray.exceptions import RayError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +23,8 @@ from service.scale.distant import DistantEngines
 from service.settings import Settings
 
 _ID = b"x-request-id"
+# That the application has, once its client has gone.
+_LEAVE_S = 5.0
 
 
 class Ingress:
@@ -72,11 +80,31 @@ class Behind:
                 message = {**message, "headers": headers}
             await send(message)
 
-        async def receive_or_end() -> Message:
-            """A client that hangs up is, for whoever reads, one that has gone: Ray raises instead where it ends the request itself."""
-            try:
-                return await receive()
-            except RayError:
-                return {"type": "http.disconnect" if scope["type"] == "http" else "websocket.disconnect"}
+        ended = asyncio.Event()
 
-        await self._app(scope, receive_or_end, send_once)
+        async def receive_or_end() -> Message:
+            if not ended.is_set() and (message := await _unless(ended, receive())) is not None:
+                return message
+            return {"type": "http.disconnect" if scope["type"] == "http" else "websocket.disconnect"}
+
+        answering = asyncio.ensure_future(self._app(scope, receive_or_end, send_once))
+        try:
+            await asyncio.shield(answering)
+        except asyncio.CancelledError:  # see Note [Ray ends a request]
+            ended.set()
+            await asyncio.wait({answering}, timeout=_LEAVE_S)
+            answering.cancel()
+            raise
+
+
+async def _unless(ended: asyncio.Event, receiving: Awaitable[Message]) -> Message | None:
+    """What is received, or None where the request ends before, or Ray says so by raising."""
+    message, end = asyncio.ensure_future(receiving), asyncio.ensure_future(ended.wait())
+    try:
+        await asyncio.wait({message, end}, return_when=asyncio.FIRST_COMPLETED)
+        return message.result() if message.done() else None
+    except RayError:
+        return None
+    finally:
+        message.cancel()
+        end.cancel()

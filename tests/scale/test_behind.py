@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import pytest
 from ray.exceptions import TaskCancelledError
 
 from service.scale.ingress import Behind
@@ -56,6 +58,33 @@ async def test_the_id_that_the_proxy_adds_is_not_sent_twice() -> None:
     headers = [(b"x-request-id", b"ours")]
     _, sent, _ = await passed(http(), answer={"type": "http.response.start", "status": 200, "headers": headers})
     assert sent[0]["headers"] == headers
+
+
+async def test_a_request_that_ray_cancels_is_a_client_that_has_gone() -> None:
+    received: list[Message] = []
+
+    async def app(_scope: Message, receive: Any, _send: Any) -> None:
+        received.append(await receive())
+        received.append(await receive())  # as it is from then on
+
+    async def nothing() -> Message:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    request = asyncio.create_task(Behind(app)(http(), nothing, nothing))
+    await asyncio.sleep(0.01)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert received == [{"type": "http.disconnect"}] * 2
+
+
+async def test_what_the_application_raises_is_raised() -> None:
+    async def app(_scope: Message, _receive: Any, _send: Any) -> None:
+        raise ValueError("ours")
+
+    with pytest.raises(ValueError, match="ours"):
+        await Behind(app)(http(), None, None)  # type: ignore[arg-type]
 
 
 async def test_a_request_that_ray_ends_is_a_client_that_has_gone() -> None:

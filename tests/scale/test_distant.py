@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, TaskCancelledError
 
 from service.engine.base import EngineInfo
-from service.errors import DeadlineExceeded, DeviceLost, Draining, EngineError, Overloaded
+from service.errors import ClientGone, DeadlineExceeded, DeviceLost, Draining, EngineError, Overloaded
 from service.pace import Line
 from service.scale.crossing import Reply, Standing
 from service.scale.distant import Described, Distant
@@ -59,7 +59,7 @@ class Response:
         if isinstance(self.act, float):
             await asyncio.sleep(self.act)
             return answered()
-        if isinstance(self.act, Exception):
+        if isinstance(self.act, BaseException):
             raise self.act
         return self.act
 
@@ -129,6 +129,14 @@ async def test_whoever_leaves_withdraws_it() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert handle.cancelled == 1
+
+
+@pytest.mark.parametrize(
+    "cancelled", [asyncio.CancelledError(), TaskCancelledError()], ids=lambda each: type(each).__name__
+)
+async def test_what_ray_cancels_is_a_client_that_has_gone(cancelled: Any) -> None:
+    with pytest.raises(ClientGone):
+        await ask(Handle(cancelled))
 
 
 async def test_the_way_there_and_back_counts_as_waiting() -> None:
