@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import httpx
@@ -22,12 +22,17 @@ Answer = dict[str, Any]
 FINE = {"window_s": 0.5, "stride_s": 0.1, "frames": 5}
 
 
-@pytest.fixture(scope="module")
+def _scope(fixture_name: str, config: pytest.Config) -> Literal["session", "module"]:
+    """Ray takes half a minute to start."""
+    return "session" if config.getoption("--ray") else "module"
+
+
+@pytest.fixture(scope=_scope)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("jobs")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope=_scope)
 def running(serve: Serve, color_bundle: Bundle, folder: Path, on_ray: tuple[str, ...]) -> Iterator[Served]:
     with serve(str(color_bundle.path), *on_ray, MAREY_JOBS=str(folder), MAREY_MAX_JOB_BYTES=str(2**23)) as served:
         yield served
