@@ -45,8 +45,9 @@ class Worker:
         self._wishes, self._looks = wishes, looks
         self._at_once = asyncio.Semaphore(_AHEAD * settings.decode_workers)
         self._loop = asyncio.new_event_loop()
+        # Neither is ever ended by us: Ray ends the process, and its decoders end with it.
         threading.Thread(target=self._loop.run_forever, name="service", daemon=True).start()
-        self._stack = AsyncExitStack()  # never closed: Ray ends the process, its decoders end with it
+        self._stack = AsyncExitStack()
         self._client = self._run(self._start(settings, engines))
 
     def __call__(self, files: pa.Table) -> pa.Table:
