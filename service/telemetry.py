@@ -182,9 +182,7 @@ class Telemetry:
 
 def rendered(families: Iterable[Metric]) -> bytes:
     """The exposition of `families`, each name once."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Families(families))
-    return generate_latest(registry)
+    return generate_latest(Families(families))
 
 
 def together(parts: Mapping[str, Sequence[Metric]]) -> tuple[Metric, ...]:

@@ -162,10 +162,10 @@ class Served:
 
     def counted(self, sample: str) -> float:
         """The value of a sample of /metrics, over all replicas; 0 where it has not been counted yet."""
-        found = self._read(sample)
+        found = self.reads(sample)
         while self.on_ray:  # its replicas tell what they count every second
             time.sleep(1.5)
-            before, found = found, self._read(sample)
+            before, found = found, self.reads(sample)
             if found == before:
                 break
         return found
@@ -173,12 +173,12 @@ class Served:
     def becomes(self, sample: str, value: float) -> bool:
         """Whether a sample has that value within 20 s."""
         until = time.monotonic() + 20
-        while self._read(sample) != value:
+        while self.reads(sample) != value:
             if time.monotonic() > until:
                 return False
         return True
 
-    def _read(self, sample: str) -> float:
+    def reads(self, sample: str) -> float:
         (wanted,) = (each for family in text_string_to_metric_families(f"{sample} 0\n") for each in family.samples)
         told = text_string_to_metric_families(self.client.get("/metrics").text)
         return sum(

@@ -49,7 +49,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Of the whole result: its files, those of them that are new in this run, those that are not there any more, and those that failed, with why."""
+    """Of the whole result: its files; of them, those that are new in this run, that are no longer there, and that failed, with why."""
 
     files: int
     new: int
@@ -85,12 +85,12 @@ def classify(archive: Archive, *, told: Callable[[Progress], None] = lambda _pro
     others = archive.spread.engines[0] if archive.apart else archive.workers[0]
     settings = everywhere(archive.settings, engines=others if is_own() else 1)
     bundles = whole(settings)
+    there = archive.source.files(match=archive.match, but=(archive.out,))
+    if not there:
+        called = f" called {' or '.join(archive.match)}" if archive.match else ""
+        raise MareyError(f"there is no file{called} below {archive.source.path}; name another SOURCE or --match")
     with closing(Results(archive.out, _asked(archive, settings, bundles))) as results:
         seen = known(results.open(), retry=archive.retry)
-        there = archive.source.files(match=archive.match, but=(archive.out,))
-        if not there:
-            called = f" called {' or '.join(archive.match)}" if archive.match else ""
-            raise MareyError(f"there is no file{called} below {archive.source.path}; name another SOURCE or --match")
         files = [file for file in there if file not in seen]
         if files:
             try:
@@ -107,16 +107,18 @@ def classify(archive: Archive, *, told: Callable[[Progress], None] = lambda _pro
 
 def _asked(archive: Archive, settings: Settings, bundles: Sequence[Found]) -> dict[str, Any]:
     """What must be the same for all rows of one result."""
-    artifacts = [sorted(each.sha256 for each in found.manifest.artifacts.values()) for found in bundles]
     return {
-        "bundles": {
-            ":".join(found.key): hashlib.sha256("".join(hashes).encode()).hexdigest()
-            for found, hashes in zip(bundles, artifacts, strict=True)
-        },
+        "bundles": {":".join(found.key): _hash(found) for found in bundles},
         "engine": settings.engine,
         "precision": settings.precision,
         **{name: value for name, value in {**archive.wishes, **archive.looks}.items() if value is not None},
     }
+
+
+def _hash(found: Found) -> str:
+    """Of the networks of a bundle."""
+    hashes = sorted(each.sha256 for each in found.manifest.artifacts.values())
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _keep(found: Iterable[pa.Table], results: Results, *, total: int, told: Callable[[Progress], None]) -> None:
@@ -158,9 +160,8 @@ def _rows(archive: Archive, settings: Settings, bundles: Sequence[Found], files:
             application = engines(settings, spread, bundles)
             stack.enter_context(deployed(application, name=ENGINES, route=None, log_level=settings.log_level))
         ray.data.DataContext.get_current().enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(
-            logging.ERROR
-        )  # of a plan that is not the user's, and of bars that are ours
+        # It tells of a plan that is not the user's, and of bars that are ours.
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         listed = ray.data.from_items(
             [asdict(file) for file in files], override_num_blocks=math.ceil(len(files) / block)
         )

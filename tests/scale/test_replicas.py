@@ -11,7 +11,7 @@ import pytest
 
 from service.bundle.store import Bundle
 from tests.conftest import Served, serving
-from tests.scale.conftest import ENGINE, INGRESS, Load, kill, replicas
+from tests.scale.conftest import ENGINE, INGRESS, Asked, Load, kill, replicas
 
 CLIENTS = 8
 
@@ -38,30 +38,28 @@ def test_requests_are_shared_out_and_the_metrics_of_all_replicas_are_told_togeth
     assert len(running) == 2
 
 
-async def test_no_request_is_lost_with_an_engine(replicated: Served, clip: bytes) -> None:
-    load, before = Load(replicated, clip), replicas(replicated, ENGINE)
+async def killed_under_load(served: Served, clip: bytes, title: str) -> tuple[list[Asked], float]:
+    """What became of all requests, and when one of the two replicas was killed among them; another has come in its place."""
+    load, before = Load(served, clip), replicas(served, title)
     assert len(before) == 2
     async with load.running(clients=CLIENTS):
         await load.until(lambda: load.answered >= 20)
         killed_at = time.monotonic()
         kill(before[0])
         await load.until(lambda: sum(each.sent > killed_at for each in load.asked) >= 40)
-        # Another comes in its place, while requests go on.
-        await load.until(lambda: len(set(replicas(replicated, ENGINE)) - set(before)) == 1)
-    assert {each.status for each in load.asked} == {200}
-    assert [each for each in load.asked if each.sent < killed_at < each.ended]
+        await load.until(lambda: len(set(replicas(served, title)) - set(before)) == 1)
+    return load.asked, killed_at
+
+
+async def test_no_request_is_lost_with_an_engine(replicated: Served, clip: bytes) -> None:
+    asked, killed_at = await killed_under_load(replicated, clip, ENGINE)
+    assert {each.status for each in asked} == {200}
+    assert [each for each in asked if each.sent < killed_at < each.ended]
 
 
 async def test_with_an_ingress_replica_only_what_it_held_is_lost(replicated: Served, clip: bytes) -> None:
-    load, before = Load(replicated, clip), replicas(replicated, INGRESS)
-    assert len(before) == 2
-    async with load.running(clients=CLIENTS):
-        await load.until(lambda: load.answered >= 20)
-        killed_at = time.monotonic()
-        kill(before[0])
-        await load.until(lambda: sum(each.sent > killed_at for each in load.asked) >= 40)
-        await load.until(lambda: len(set(replicas(replicated, INGRESS)) - set(before)) == 1)
-    lost = [each for each in load.asked if each.status != 200]
+    asked, killed_at = await killed_under_load(replicated, clip, INGRESS)
+    lost = [each for each in asked if each.status != 200]
     assert all(each.sent < killed_at for each in lost), lost
     assert len(lost) < CLIENTS  # the other replica held some of them
 
@@ -78,7 +76,7 @@ async def test_clients_that_hang_up_are_no_fault_of_the_service(replicated: Serv
     for sent in [body[:100]] * 10 + [body] * 10:  # in the middle of the body, and while they wait
         with socket.create_connection((host, int(port))) as gone:
             gone.sendall(head % len(body) + sent)
-            while not replicated._read("marey_requests_active") and sent is not body:
+            while not replicated.reads("marey_requests_active") and sent is not body:
                 pass
     assert replicated.becomes("marey_requests_active", 0)
     assert replicated.counted(sample) - before >= 5  # of others Ray had not begun
