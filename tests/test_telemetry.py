@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.collectors import ModelReading
-from service.telemetry import MAX_LABELS, OTHER, Telemetry
+from service.telemetry import MAX_LABELS, OTHER, Telemetry, rendered, together
 
 
 def samples(telemetry: Telemetry) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -153,3 +153,18 @@ def test_names_say_their_unit_and_are_those_that_dashboards_know(served) -> None
         "marey_input_outside_ratio",
         "marey_ready",
     }
+
+
+def test_what_several_replicas_tell_is_one_exposition_in_which_each_has_its_name() -> None:
+    one, other = Telemetry(), Telemetry()
+    for telemetry, count in ((one, 2), (other, 3)):
+        telemetry.watch("marey_spool_bytes", "Uploads.", lambda count=count: count)
+        for _ in range(count):
+            telemetry.request(route="/a", status=200, code="ok", seconds=0.01)
+    text = rendered(together({"one": one.read(), "other": other.read()})).decode()
+    for replica, count in (("one", 2), ("other", 3)):
+        assert f'marey_requests_total{{code="ok",replica="{replica}",route="/a",status="200"}} {count:.1f}\n' in text
+        assert f'marey_request_seconds_count{{replica="{replica}",route="/a"}} {count:.1f}\n' in text
+        assert f'marey_spool_bytes{{replica="{replica}"}} {count:.1f}\n' in text
+    assert text.count("# TYPE marey_requests_total counter") == 1
+    assert "replica" not in one.render().decode()
