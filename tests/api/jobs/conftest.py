@@ -34,17 +34,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope=_scope)
 def running(serve: Serve, color_bundle: Bundle, folder: Path, on_ray: tuple[str, ...]) -> Iterator[Served]:
-    with serve(str(color_bundle.path), *on_ray, MAREY_JOBS=str(folder), MAREY_MAX_JOB_BYTES=str(2**23)) as served:
+    with serve(str(color_bundle.path), *on_ray, MAREY_JOBS=str(folder), MAREY_MAX_JOB_BYTES=str(2**25)) as served:
         yield served
 
 
 @pytest.fixture(scope="session")
 def long_video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A quarter of an hour at 10 frames a second, another color every 7 s."""
+    """An hour at 10 frames a second, another color every 7 s; so long that no job on it ends before it is interrupted."""
     file = tmp_path_factory.mktemp("long") / "long.avi"
     writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), 10, (32, 32))
     pictures = [np.full((32, 32, 3), color[::-1], np.uint8) for color in COLORS.values()]
-    for frame in range(9_000):
+    for frame in range(36_000):
         writer.write(pictures[frame // 70 % 3])
     writer.release()
     return file.read_bytes()

@@ -31,7 +31,7 @@ def test_a_job_that_runs_can_be_read_cancelled_and_then_removed(
     assert partly["segments"][0]["predictions"][0]["label"] == "red"
     answer = running.client.get(job).json()
     assert 0 < answer["progress"] < 1
-    assert 0 < answer["looked_s"] < 900
+    assert 0 < answer["looked_s"] < 3_600
     refused(running.client.get(f"{job}/result"), 409, "job_conflict", "the job is running")
     assert running.client.get(waiting).json()["state"] == "queued"
 
@@ -88,14 +88,14 @@ def test_no_end_of_the_process_loses_a_job_and_none_is_begun_anew(
             float(line.split()[1]) for line in ran.splitlines() if line.startswith('marey_batch_rows_sum{stage="head"}')
         )
     windows = found["sampling"]["windows"]
-    assert windows == 8_996
+    assert windows == 35_996
     assert heads == pytest.approx(windows - between, abs=64), "what was found before is not computed again"
     assert 0 < before < between < windows
     segments = found["segments"]
     # A color every 7 s, and windows of five frames: the border lies where the third is the first of the new color.
     assert [each["predictions"][0]["label"] for each in segments] == [list(COLORS)[i % 3] for i in range(len(segments))]
-    assert len(segments) == 129
-    assert (segments[0]["start_s"], segments[-1]["end_s"]) == (0, 900)
+    assert len(segments) == 515
+    assert (segments[0]["start_s"], segments[-1]["end_s"]) == (0, 3_600)
     assert all(one["end_s"] == two["start_s"] for one, two in pairwise(segments))
     assert all(each["start_s"] == pytest.approx(7 * i, abs=0.11) for i, each in enumerate(segments))
     assert sum(each["windows"] for each in segments) == windows

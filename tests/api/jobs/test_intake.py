@@ -42,7 +42,7 @@ def test_what_is_no_video_is_refused_and_leaves_nothing_behind(
     before = running.client.get("/jobs").json()
     refused(running.post("/jobs", make_picture("red")), 415, "unsupported_media", "post it to /classify/image")
     refused(running.post("/jobs", b"#EXTM3U\nhttp://x"), 415, "unsupported_media", "an HLS playlist")
-    refused(running.post("/jobs", b"RIFF" + bytes(2**23)), 413, "file_too_large", "MAREY_MAX_JOB_BYTES")
+    refused(running.post("/jobs", b"RIFF" + bytes(2**25)), 413, "file_too_large", "MAREY_MAX_JOB_BYTES")
     refused(running.post("/jobs", b""), 400, "empty_file", "0 bytes")
     refused(running.post("/jobs", b"x", window_s=0), 422, "invalid_parameter", "window_s")
     refused(running.post("/jobs", b"x", frames=99), 422, "invalid_parameter", "exceeds this model's 8")
