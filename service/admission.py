@@ -112,6 +112,11 @@ class Admission:
         waiting_s = device.waiting_s + decoders.waiting_s + reserved_us / 1e6 / self._devices()
         return waiting_s + device.running_s + decoders.running_s if waiting_s > 0 else 0.0
 
+    @property
+    def wait_limit_s(self) -> float:
+        """The `wait_s` above which a request is refused that is interactive and has time enough."""
+        return self._max_wait_s / _SPREAD
+
     def add(self, *, priority: Priority, rows: int, held: int, microseconds: int) -> None:
         """Take `rows` and `held` bytes, and a place of `microseconds` in the line; a ticket's business."""
         self.rows += rows

@@ -107,8 +107,12 @@ class Telemetry:
         rows: Callable[[], float],
         entries: Mapping[str, Callable[[], float]],
         wait_s: Mapping[str, Callable[[], float]],
+        limit_s: Callable[[], float],
     ) -> None:
-        """Export what waits for the device: its rows, and by priority its entries and how long a newcomer would wait."""
+        """Export what waits for the device: its rows, and by priority its entries and how long a newcomer would wait.
+
+        `limit_s`: from how long a wait on interactive requests are refused.
+        """
         self.watch("marey_queue_rows", "Frames and clips waiting for the device.", rows)
         self.watch_each(
             "marey_queue_entries", "Batches, or parts of them, waiting for the device.", "priority", entries
@@ -118,6 +122,11 @@ class Telemetry:
             "How long a request that came now would wait, for the decoders and the device.",
             "priority",
             wait_s,
+        )
+        self.watch(
+            "marey_queue_wait_limit_seconds",
+            "Where marey_queue_wait_seconds is above this, interactive requests are refused.",
+            limit_s,
         )
 
     def watch_gpus(self, read: Callable[[], Reading]) -> None:

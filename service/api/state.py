@@ -87,10 +87,12 @@ class State:
             rows=lambda: self.registry.queued_rows,
             entries={each: partial(self.registry.waiting, each) for each in PRIORITIES},
             wait_s={each: partial(self.admission.wait_s, each) for each in PRIORITIES},
+            limit_s=lambda: self.admission.wait_limit_s,
         )
         self.telemetry.watch("marey_requests_active", "Classifications in progress.", lambda: self.admission.requests)
         self.telemetry.watch("marey_held_bytes", "Uploads and frames held in memory.", lambda: self.admission.bytes)
         self.telemetry.watch("marey_spool_bytes", "Uploads that lie in the spool.", lambda: self.spool.used_bytes)
+        self.telemetry.watch("marey_spool_limit_bytes", "What the spool may hold.", lambda: settings.max_spool_bytes)
         self.telemetry.watch("marey_decode_busy", "Decode workers that decode.", lambda: self.registry.decoders.busy)
         self.telemetry.watch(
             "marey_decode_waiting", "Files waiting for a decode worker.", lambda: self.registry.decoders.waiting

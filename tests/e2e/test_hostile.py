@@ -140,6 +140,7 @@ def test_a_full_spool_is_507_with_a_time_to_retry_and_small_uploads_go_on(hosted
     with connect(hosted, "/classify/image", f"Content-Length: {7 * MIB}") as first:
         first.sendall(FORM + bytes(5 * MIB))
         until(lambda: spooled(spool) == 1)
+        assert 0 < hosted.reads("marey_spool_bytes") < hosted.reads("marey_spool_limit_bytes") == 10 * MIB
         refused = hosted.post("/classify/image", bytes(7 * MIB))
         assert (refused.status_code, refused.json()["code"]) == (507, "spool_full"), refused.text
         assert int(refused.headers["Retry-After"]) >= 1

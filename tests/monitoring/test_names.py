@@ -35,5 +35,6 @@ def test_every_metric_is_on_the_dashboard_or_has_a_reason_not_to_be(exported: se
         "a part of a histogram whose quantiles are shown": {
             f"{of}{part}" for of in ("marey_request_seconds", "marey_answer_probability") for part in ("_count", "_sum")
         },
+        "what an alert holds another against": {"marey_spool_limit_bytes"} & asked_for(of_rules()),
     }
     assert missing == set().union(*reasons.values())

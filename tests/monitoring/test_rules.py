@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-from service.settings import Settings
 from tests.monitoring.queries import ALERTS, MONITORING, RECORDED, ROOT, Query, of_dashboard, of_rules, selectors
 
 DOCS = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
@@ -63,15 +62,6 @@ def test_beside_what_fires_an_alert_stands_what_must_not_fire_it() -> None:
         named = set(re.findall(r'(?:job|instance|model|uuid)="([^"]+)"', series)) - {"marey"}
         fires = [each for each in test["alert_rule_test"] if each.get("exp_alerts")]
         assert len(named) > 1 or fires[0]["alertname"] == "MareyAbsent"
-
-
-def test_limits_that_are_settings_of_the_service_are_four_fifths_of_their_defaults() -> None:
-    fields = Settings.model_fields
-    limits = {
-        name: float(eval(ALERTS[name]["expr"].rpartition(">")[2])) for name in ("MareyQueueLong", "MareySpoolFilling")
-    }
-    assert limits["MareyQueueLong"] == pytest.approx(0.8 * fields["queue_ms"].default / 1000)
-    assert limits["MareySpoolFilling"] == pytest.approx(0.8 * fields["max_spool_bytes"].default)
 
 
 def test_a_rule_that_is_recorded_is_used() -> None:

@@ -67,7 +67,9 @@ async def test_whoever_would_wait_too_long_is_refused_and_bulk_may_wait(house: H
         waiting.append(bulk.start())
         await house.until(lambda: house.state.registry.queued_rows == 2)
         assert house.counted('marey_queue_entries{priority="bulk"}') == 1
-        assert house.counted('marey_queue_wait_seconds{priority="interactive"}') > 0.1
+        limit_s = house.counted("marey_queue_wait_limit_seconds")
+        assert 1.45 * limit_s == pytest.approx(0.1)
+        assert house.counted('marey_queue_wait_seconds{priority="interactive"}') > limit_s
         hopeless = house.call(picture, query="priority=bulk&timeout_ms=50")
         await hopeless.start()
         assert hopeless.status == 429
