@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,8 @@ def classify_archive(
         retry=retry,
     )
     try:
-        done = classify(archive, told=_Telling())
+        with redirect_stdout(sys.stderr):  # Ray tells there what becomes of its machines
+            done = classify(archive, told=_Telling())
     except KeyboardInterrupt:
         status("")
         click.echo("stopped; what was found is kept: start it again to go on", err=True)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -194,9 +194,12 @@ class Served:
 
 
 @contextmanager
-def serving(*arguments: str, exit_code: int = 0, **environment: str) -> Iterator[Served]:
-    """Start `marey serve` on a free port, wait until it is ready; afterwards ask it to stop, and see how it exits."""
-    command = [sys.executable, "-m", "service", "serve", "--port", "0", *arguments]
+def serving(*arguments: str, exit_code: int = 0, inside: Sequence[str] = (), **environment: str) -> Iterator[Served]:
+    """Start `marey serve` on a free port, wait until it is ready; afterwards ask it to stop, and see how it exits.
+
+    `inside`: what begins a command that is to run elsewhere.
+    """
+    command = [*inside, sys.executable, "-m", "service", "serve", "--port", "0", *arguments]
     jobs = tempfile.TemporaryDirectory(prefix="marey-jobs-")  # nobody's jobs but those of this server
     # Refusals under load are for the tests that ask for them: how busy the machine is must not decide about the others.
     usual = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), "MAREY_JOBS": jobs.name, "MAREY_QUEUE_MS": "60000"}

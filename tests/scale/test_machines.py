@@ -1,0 +1,129 @@
+"""Several machines: together they answer what one does, and one that is lost takes little with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+
+from service.bundle.store import Bundle
+from tests.conftest import ROOT, Served, serving
+from tests.scale.conftest import ENGINE, INGRESS, Load
+from tests.scale.machines import Cluster, Machine
+
+CLIENTS = 8
+TIMEOUT_MS = 8_000
+# What an engine, or a worker of an archive, asks for here: the first machine has not as many, and each of the others once.
+CORES = 4
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[tuple[Cluster, list[Machine]]]:
+    """A machine that takes requests, and two that run networks."""
+    missing = [name for name in ("ip", "nsenter", "unshare") if shutil.which(name) is None]
+    if missing or os.geteuid() != 0:
+        pytest.skip(f"making machines needs root{''.join(f', and {name}' for name in missing)}")
+    with ExitStack() as stack:
+        try:
+            cluster = Cluster(stack, tmp_path)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network can be made here: {error.stderr.strip()}")
+        yield cluster, [cluster.join(cores=cores) for cores in (CORES - 1, CORES, CORES)]
+
+
+def titles(machine: Machine) -> list[str]:
+    return ["".join(each.cmdline()) for each in machine.processes()]
+
+
+def runs(machine: Machine, title: str) -> bool:
+    return any(each.startswith(title) for each in titles(machine))
+
+
+async def test_what_was_accepted_outlives_a_machine_and_another_takes_its_place(
+    cluster: tuple[Cluster, list[Machine]], color_bundle: Bundle, make_video: Callable[..., bytes], tmp_path: Path
+) -> None:
+    joined, (front, *back) = cluster
+    clip = make_video("green", frames=12)
+    settings = {
+        "MAREY_JOBS": str(tmp_path / "jobs"),
+        "MAREY_TIMEOUT_MS": str(TIMEOUT_MS),
+        "MAREY_RAY_INGRESS_CPUS": "1",
+        "MAREY_RAY_ENGINE_CPUS": str(CORES),
+        **joined.variables,
+    }
+    asked = (str(color_bundle.path), "--host", "0.0.0.0", "--ray", "--ingress", "1", "--engines", "2")
+    with serving(*asked, inside=front.inside, **settings) as running:
+        served = Served(running.process, running.url.replace("0.0.0.0", front.address), on_ray=True)
+        assert runs(front, INGRESS)
+        assert [runs(each, ENGINE) for each in (front, *back)] == [False, True, True]
+        port = httpx.URL(served.url).port
+        async with httpx.AsyncClient(timeout=30) as client:
+            for machine in (front, *back):
+                answer = await client.post(f"http://{machine.address}:{port}/classify/video", files={"file": clip})
+                assert answer.json()["predictions"][0]["label"] == "green"
+
+        load = Load(served, clip)
+        async with load.running(clients=CLIENTS):
+            await load.until(lambda: load.answered >= 5 * CLIENTS)
+            back[0].switch_off()
+            off_at = time.monotonic()
+            await load.until(lambda: sum(each.sent > off_at for each in load.asked) >= 5 * CLIENTS)
+            another = joined.join(cores=CORES)
+            await load.until(lambda: runs(another, ENGINE))
+        assert {each.status for each in load.asked} == {200}
+        assert [each for each in load.asked if each.sent < off_at < each.ended]
+
+        # One that is cut off has not said that it is gone: it is waited for.
+        load = Load(served, clip)
+        async with load.running(clients=CLIENTS):
+            await load.until(lambda: load.answered >= 5 * CLIENTS)
+            back[1].unplug()
+            cut_at = time.monotonic()
+            await load.until(lambda: sum(each.sent > cut_at and each.status == 200 for each in load.asked) >= 200)
+            back[1].plug_in()
+        lost = [each for each in load.asked if each.status != 200]
+        assert len(lost) <= CLIENTS, Counter(each.status for each in load.asked)
+        assert all((each.status, round(each.ended - each.sent)) == (504, TIMEOUT_MS // 1000) for each in lost)
+
+
+def test_an_archive_outlives_a_machine(
+    cluster: tuple[Cluster, list[Machine]], color_bundle: Bundle, make_video: Callable[..., bytes], tmp_path: Path
+) -> None:
+    joined, (front, *back) = cluster
+    folder, out = tmp_path / "archive", tmp_path / "results.parquet"
+    folder.mkdir()
+    clip = make_video("red", "green", "blue", frames=300)
+    for number in range(160):
+        (folder / f"{number:03}.mp4").write_bytes(clip)
+    command = [*front.inside, sys.executable, "-m", "service", "classify-archive", str(folder), "--out", str(out)]
+    command += ["--bundle", str(color_bundle.path), "--workers", "2", "--json"]
+    settings = {"MAREY_THREADS": str(CORES - 1), "MAREY_DECODE_WORKERS": "1", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command,
+        env={**os.environ, **joined.variables, **settings},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not list(out.with_name(f"{out.name}.parts").glob("part-*.parquet")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        assert [runs(each, "ray::MapWorker") for each in (front, *back)] == [False, True, True]
+        back[0].switch_off()
+        said, error = process.communicate(timeout=200)
+    assert process.returncode == 0, error
+    assert json.loads(said) == {"out": str(out), "files": 160, "new": 160, "gone": 0, "failed": 0}
+    found = pq.read_table(out).to_pylist()
+    assert [each["path"] for each in found] == [str(folder / f"{number:03}.mp4") for number in range(160)]
+    assert len({each["answer"] for each in found}) == 1
