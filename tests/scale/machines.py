@@ -25,10 +25,10 @@ _APART = 'mkdir -p /tmp/ray && mount -t tmpfs none /tmp/ray && mount -t tmpfs no
 class Machine:
     """One that has joined the cluster. `address`: where the others, and this process, find it."""
 
-    def __init__(self, name: str, address: str, wire: str, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, name: str, address: str, plug: tuple[str, str], process: subprocess.Popen[bytes]) -> None:
         self.name = name
         self.address = address
-        self._wire = wire
+        self._switch, self._port = plug
         self._process = process
 
     @property
@@ -53,10 +53,10 @@ class Machine:
 
     def unplug(self) -> None:
         """Nothing reaches it any more, and nobody is told."""
-        _ip("link", "set", self._wire, "down")
+        _ip("-n", self._switch, "link", "set", self._port, "down")
 
     def plug_in(self) -> None:
-        _ip("link", "set", self._wire, "up")
+        _ip("-n", self._switch, "link", "set", self._port, "up")
 
 
 class Cluster:
@@ -69,47 +69,35 @@ class Cluster:
         self._joined = 0
         secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.variables = {"RAY_ADDRESS": f"{_NET}.1:{_PORT}", "RAY_USAGE_STATS_ENABLED": "0", **secret}
-        _ip("link", "add", self._name, "type", "bridge")
-        stack.callback(_ip, "link", "del", self._name)
+        # The switch is a namespace too: rules of this machine, on what may pass, must not hold there.
+        self._space(self._name)
+        _ip("-n", self._name, "link", "add", "bridge", "up", "type", "bridge")
+        _ip("link", "add", self._name, "type", "veth", "peer", "name", "p0", "netns", self._name)
+        _ip("-n", self._name, "link", "set", "p0", "master", "bridge", "up")
         _ip("addr", "add", f"{_NET}.254/24", "dev", self._name)
         _ip("link", "set", self._name, "up")
 
     def join(self, *, cores: int) -> Machine:
         """Another machine, with so many cores to hand out."""
         self._joined += 1
-        name, wire, address = f"{self._name}-{self._joined}", f"{self._name}p{self._joined}", f"{_NET}.{self._joined}"
-        _ip("netns", "add", name)
-        self._stack.callback(_ip, "netns", "del", name)
-        _ip("link", "add", wire, "type", "veth", "peer", "name", "eth0", "netns", name)
-        self._stack.callback(_ip, "link", "del", wire)
-        _ip("link", "set", wire, "master", self._name, "up")
+        name, port, address = f"{self._name}-{self._joined}", f"p{self._joined}", f"{_NET}.{self._joined}"
+        self._space(name)
+        _ip("-n", self._name, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
+        _ip("-n", self._name, "link", "set", port, "master", "bridge", "up")
         _ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
             _ip("-n", name, "link", "set", device, "up")
         where = [f"--address={_NET}.1:{_PORT}"] if self._joined > 1 else ["--head", f"--port={_PORT}"]
         ray = [Path(sys.executable).with_name("ray"), "start", *where, f"--node-ip-address={address}"]
+        ray += [f"--num-cpus={cores}", "--block"]
         log = self._stack.enter_context((self._folder / f"{name}.log").open("wb"))
         process = subprocess.Popen(
-            [
-                "ip",
-                "netns",
-                "exec",
-                name,
-                "unshare",
-                "--mount",
-                "sh",
-                "-c",
-                _APART,
-                "sh",
-                *ray,
-                f"--num-cpus={cores}",
-                "--block",
-            ],
+            ["ip", "netns", "exec", name, "unshare", "--mount", "sh", "-c", _APART, "sh", *ray],
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, **self.variables, "PYTHONPATH": str(ROOT)},
         )
-        machine = Machine(name, address, wire, process)
+        machine = Machine(name, address, (self._name, port), process)
         self._stack.callback(machine.switch_off)
         until = time.monotonic() + 60
         while not any("raylet" in each.name() for each in machine.processes()):
@@ -117,6 +105,10 @@ class Cluster:
             assert time.monotonic() < until, Path(log.name).read_text()
             time.sleep(0.1)
         return machine
+
+    def _space(self, name: str) -> None:
+        _ip("netns", "add", name)
+        self._stack.callback(_ip, "netns", "del", name)
 
 
 def _ip(*arguments: str) -> str:
