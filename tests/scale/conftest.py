@@ -34,7 +34,15 @@ def replicated(color_bundle: Bundle) -> Iterator[Served]:
 def replicas(served: Served, title: str) -> list[psutil.Process]:
     """The processes of one deployment, by what Ray calls them."""
     everybody = psutil.Process(served.process.pid).children(recursive=True)
-    return [each for each in everybody if each.is_running() and "".join(_command(each)).startswith(title)]
+    return [each for each in everybody if each.is_running() and title_of(each).startswith(title)]
+
+
+def title_of(process: psutil.Process) -> str:
+    """What it calls itself; nothing once it is gone."""
+    try:
+        return "".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def kill(process: psutil.Process) -> None:
@@ -85,13 +93,6 @@ class Load:
     @property
     def answered(self) -> int:
         return sum(each.status == 200 for each in self.asked)
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 @pytest.fixture

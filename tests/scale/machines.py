@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from tests.conftest import ROOT
+from tests.scale.conftest import title_of
 
 # Of those for private use, one that few have.
 _NET = "10.213.47"
@@ -42,6 +43,10 @@ class Machine:
             with suppress(psutil.NoSuchProcess):
                 found.append(psutil.Process(int(pid)))
         return found
+
+    def runs(self, title: str) -> bool:
+        """Whether one of its processes has that in its title."""
+        return any(title in title_of(each) for each in self.processes())
 
     def switch_off(self) -> None:
         """All its processes are gone, and whoever talks to them is told."""
@@ -100,7 +105,7 @@ class Cluster:
         machine = Machine(name, address, (self._name, port), process)
         self._stack.callback(machine.switch_off)
         until = time.monotonic() + 60
-        while not any("raylet" in each.name() for each in machine.processes()):
+        while not machine.runs("raylet/raylet"):
             assert process.poll() is None, Path(log.name).read_text()
             assert time.monotonic() < until, Path(log.name).read_text()
             time.sleep(0.1)

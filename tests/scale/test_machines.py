@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +25,7 @@ CLIENTS = 8
 TIMEOUT_MS = 8_000
 # What an engine, or a worker of an archive, asks for here: the first machine has not as many, and each of the others once.
 CORES = 4
+WORKER = "ray::MapWorker"
 
 
 @pytest.fixture
@@ -40,14 +40,6 @@ def cluster(tmp_path: Path) -> Iterator[tuple[Cluster, list[Machine]]]:
     with ExitStack() as stack:
         cluster = Cluster(stack, tmp_path)
         yield cluster, [cluster.join(cores=cores) for cores in (CORES - 1, CORES, CORES)]
-
-
-def titles(machine: Machine) -> list[str]:
-    return ["".join(each.cmdline()) for each in machine.processes()]
-
-
-def runs(machine: Machine, title: str) -> bool:
-    return any(each.startswith(title) for each in titles(machine))
 
 
 async def test_what_was_accepted_outlives_a_machine_and_another_takes_its_place(
@@ -65,8 +57,8 @@ async def test_what_was_accepted_outlives_a_machine_and_another_takes_its_place(
     asked = (str(color_bundle.path), "--host", "0.0.0.0", "--ray", "--ingress", "1", "--engines", "2")
     with serving(*asked, inside=front.inside, **settings) as running:
         served = Served(running.process, running.url.replace("0.0.0.0", front.address), on_ray=True)
-        assert runs(front, INGRESS)
-        assert [runs(each, ENGINE) for each in (front, *back)] == [False, True, True]
+        assert front.runs(INGRESS)
+        assert [each.runs(ENGINE) for each in (front, *back)] == [False, True, True]
         port = httpx.URL(served.url).port
         async with httpx.AsyncClient(timeout=30) as client:
             for machine in (front, *back):
@@ -80,7 +72,7 @@ async def test_what_was_accepted_outlives_a_machine_and_another_takes_its_place(
             off_at = time.monotonic()
             await load.until(lambda: sum(each.sent > off_at for each in load.asked) >= 5 * CLIENTS)
             another = joined.join(cores=CORES)
-            await load.until(lambda: runs(another, ENGINE))
+            await load.until(lambda: another.runs(ENGINE))
         assert {each.status for each in load.asked} == {200}
         assert [each for each in load.asked if each.sent < off_at < each.ended]
 
@@ -90,11 +82,13 @@ async def test_what_was_accepted_outlives_a_machine_and_another_takes_its_place(
             await load.until(lambda: load.answered >= 5 * CLIENTS)
             back[1].unplug()
             cut_at = time.monotonic()
-            await load.until(lambda: sum(each.sent > cut_at and each.status == 200 for each in load.asked) >= 200)
+            await load.until(lambda: time.monotonic() > cut_at + TIMEOUT_MS / 1000 + 1)
             back[1].plug_in()
         lost = [each for each in load.asked if each.status != 200]
-        assert len(lost) <= CLIENTS, Counter(each.status for each in load.asked)
-        assert all((each.status, round(each.ended - each.sent)) == (504, TIMEOUT_MS // 1000) for each in lost)
+        assert len(lost) <= CLIENTS
+        assert {each.status for each in lost} <= {504}
+        assert all(0 <= each.ended - each.sent - TIMEOUT_MS / 1000 < 4 for each in lost)
+        assert sum(each.sent > cut_at for each in load.asked) >= 10 * CLIENTS
 
 
 def test_an_archive_outlives_a_machine(
@@ -116,10 +110,11 @@ def test_an_archive_outlives_a_machine(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        while not list(out.with_name(f"{out.name}.parts").glob("part-*.parquet")):
+        parts = out.with_name(f"{out.name}.parts")
+        while not list(parts.glob("part-*.parquet")) or not all(each.runs(WORKER) for each in back):
             assert process.poll() is None
             time.sleep(0.05)
-        assert [runs(each, "ray::MapWorker") for each in (front, *back)] == [False, True, True]
+        assert not front.runs(WORKER)
         back[0].switch_off()
         said, error = process.communicate(timeout=200)
     assert process.returncode == 0, error
