@@ -107,7 +107,7 @@ class Telemetry:
         rows: Callable[[], float],
         entries: Mapping[str, Callable[[], float]],
         wait_s: Mapping[str, Callable[[], float]],
-        limit_s: Callable[[], float],
+        limit_s: float,
     ) -> None:
         """Export what waits for the device: its rows, and by priority its entries and how long a newcomer would wait.
 
@@ -126,7 +126,7 @@ class Telemetry:
         self.watch(
             "marey_queue_wait_limit_seconds",
             "Where marey_queue_wait_seconds is above this, interactive requests are refused.",
-            limit_s,
+            lambda: limit_s,
         )
 
     def watch_gpus(self, read: Callable[[], Reading]) -> None:

@@ -87,7 +87,7 @@ class State:
             rows=lambda: self.registry.queued_rows,
             entries={each: partial(self.registry.waiting, each) for each in PRIORITIES},
             wait_s={each: partial(self.admission.wait_s, each) for each in PRIORITIES},
-            limit_s=lambda: self.admission.wait_limit_s,
+            limit_s=self.admission.wait_limit_s,
         )
         self.telemetry.watch("marey_requests_active", "Classifications in progress.", lambda: self.admission.requests)
         self.telemetry.watch("marey_held_bytes", "Uploads and frames held in memory.", lambda: self.admission.bytes)

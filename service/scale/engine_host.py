@@ -68,7 +68,7 @@ class EngineHost:
             rows=lambda: self._devices.queued_rows,
             entries={each: partial(self._devices.waiting, each) for each in PRIORITIES},
             wait_s={each: partial(self._admission.wait_s, each, decodes=False) for each in PRIORITIES},
-            limit_s=lambda: self._admission.wait_limit_s,
+            limit_s=self._admission.wait_limit_s,
         )
         self._telling = Telling(self._name)
         self._telling.start(self._telemetry)

@@ -36,6 +36,8 @@ def test_requests_are_shared_out_and_the_metrics_of_all_replicas_are_told_togeth
     assert len(answering) == 2  # one a replica
     running = [line for line in lines if line.startswith("marey_device_seconds_total") and "encoder" in line]
     assert len(running) == 2
+    limits = [float(line.split()[1]) for line in lines if line.startswith("marey_queue_wait_limit_seconds")]
+    assert limits == [pytest.approx(60 / 1.45)] * 5  # of requests and engines two each, and of jobs: MAREY_QUEUE_MS
 
 
 async def killed_under_load(served: Served, clip: bytes, title: str) -> tuple[list[Asked], float]:
