@@ -48,6 +48,12 @@ class Machine:
         """Whether one of its processes has that in its title."""
         return any(title in title_of(each) for each in self.processes())
 
+    def hold(self, title: str) -> None:
+        """Whatever has that in its title takes requests, and gets no further with them."""
+        for each in self.processes():
+            if title in title_of(each):
+                each.suspend()
+
     def switch_off(self) -> None:
         """All its processes are gone, and whoever talks to them is told."""
         while found := self.processes():

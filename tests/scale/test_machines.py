@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -25,6 +25,8 @@ CLIENTS = 8
 TIMEOUT_MS = 8_000
 # What an engine, or a worker of an archive, asks for here: the first machine has not as many, and each of the others once.
 CORES = 4
+# So long an engine has got no further when its machine ends: it holds some requests then.
+HELD_S = 3.0
 WORKER = "ray::MapWorker"
 
 
@@ -42,53 +44,69 @@ def cluster(tmp_path: Path) -> Iterator[tuple[Cluster, list[Machine]]]:
         yield cluster, [cluster.join(cores=cores) for cores in (CORES - 1, CORES, CORES)]
 
 
-async def test_what_was_accepted_outlives_a_machine_and_another_takes_its_place(
-    cluster: tuple[Cluster, list[Machine]], color_bundle: Bundle, make_video: Callable[..., bytes], tmp_path: Path
-) -> None:
-    joined, (front, *back) = cluster
-    clip = make_video("green", frames=12)
+@contextmanager
+def serving_on(cluster: Cluster, front: Machine, *back: Machine, bundle: Path, folder: Path) -> Iterator[Served]:
+    """A service whose requests come to `front`, and that has an engine on each of `back`."""
     settings = {
-        "MAREY_JOBS": str(tmp_path / "jobs"),
+        "MAREY_JOBS": str(folder),
         "MAREY_TIMEOUT_MS": str(TIMEOUT_MS),
         "MAREY_RAY_INGRESS_CPUS": "1",
         "MAREY_RAY_ENGINE_CPUS": str(CORES),
-        **joined.variables,
+        **cluster.variables,
     }
-    asked = (str(color_bundle.path), "--host", "0.0.0.0", "--ray", "--ingress", "1", "--engines", "2")
+    asked = (str(bundle), "--host", "0.0.0.0", "--ray", "--ingress", "1", "--engines", str(len(back)))
     with serving(*asked, inside=front.inside, **settings) as running:
-        served = Served(running.process, running.url.replace("0.0.0.0", front.address), on_ray=True)
         assert front.runs(INGRESS)
-        assert [each.runs(ENGINE) for each in (front, *back)] == [False, True, True]
-        port = httpx.URL(served.url).port
-        async with httpx.AsyncClient(timeout=30) as client:
-            for machine in (front, *back):
-                answer = await client.post(f"http://{machine.address}:{port}/classify/video", files={"file": clip})
-                assert answer.json()["predictions"][0]["label"] == "green"
+        assert not front.runs(ENGINE)
+        assert all(each.runs(ENGINE) for each in back)
+        yield Served(running.process, running.url.replace("0.0.0.0", front.address), on_ray=True)
 
+
+async def test_what_was_accepted_outlives_a_machine_and_another_takes_its_place(
+    cluster: tuple[Cluster, list[Machine]], color_bundle: Bundle, make_video: Callable[..., bytes], tmp_path: Path
+) -> None:
+    joined, machines = cluster
+    clip, lost = make_video("green", frames=12), machines[1]
+    with serving_on(joined, *machines, bundle=color_bundle.path, folder=tmp_path / "jobs") as served:
+        async with httpx.AsyncClient(timeout=30) as client:
+            for machine in machines:
+                url = served.url.replace(machines[0].address, machine.address)
+                answer = await client.post(f"{url}/classify/video", files={"file": clip})
+                assert answer.json()["predictions"][0]["label"] == "green"
         load = Load(served, clip)
         async with load.running(clients=CLIENTS):
             await load.until(lambda: load.answered >= 5 * CLIENTS)
-            back[0].switch_off()
+            lost.hold(ENGINE)
+            held_at = time.monotonic()
+            await load.until(lambda: time.monotonic() > held_at + HELD_S)
             off_at = time.monotonic()
+            lost.switch_off()
             await load.until(lambda: sum(each.sent > off_at for each in load.asked) >= 5 * CLIENTS)
             another = joined.join(cores=CORES)
             await load.until(lambda: another.runs(ENGINE))
         assert {each.status for each in load.asked} == {200}
-        assert [each for each in load.asked if each.sent < off_at < each.ended]
+        assert [each for each in load.asked if each.sent < off_at - HELD_S / 2 and each.ended > off_at]
 
-        # One that is cut off has not said that it is gone: it is waited for.
+
+async def test_with_a_machine_that_is_cut_off_only_what_it_holds_is_lost(
+    cluster: tuple[Cluster, list[Machine]], color_bundle: Bundle, make_video: Callable[..., bytes], tmp_path: Path
+) -> None:
+    """It has not said that it is gone, and is waited for."""
+    joined, machines = cluster
+    cut, clip = machines[2], make_video("green", frames=12)
+    with serving_on(joined, *machines, bundle=color_bundle.path, folder=tmp_path / "jobs") as served:
         load = Load(served, clip)
         async with load.running(clients=CLIENTS):
             await load.until(lambda: load.answered >= 5 * CLIENTS)
-            back[1].unplug()
+            cut.unplug()
             cut_at = time.monotonic()
             await load.until(lambda: time.monotonic() > cut_at + TIMEOUT_MS / 1000 + 1)
-            back[1].plug_in()
-        lost = [each for each in load.asked if each.status != 200]
-        assert len(lost) <= CLIENTS
-        assert {each.status for each in lost} <= {504}
-        assert all(0 <= each.ended - each.sent - TIMEOUT_MS / 1000 < 4 for each in lost)
-        assert sum(each.sent > cut_at for each in load.asked) >= 10 * CLIENTS
+            cut.plug_in()
+    lost = [each for each in load.asked if each.status != 200]
+    assert len(lost) <= CLIENTS
+    assert {each.status for each in lost} <= {504}
+    assert all(0 <= each.ended - each.sent - TIMEOUT_MS / 1000 < 4 for each in lost)
+    assert sum(each.sent > cut_at and each.status == 200 for each in load.asked) >= 5 * CLIENTS
 
 
 def test_an_archive_outlives_a_machine(
