@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -48,11 +49,16 @@ class Machine:
         """Whether one of its processes has that in its title."""
         return any(title in title_of(each) for each in self.processes())
 
-    def hold(self, title: str) -> None:
+    @contextmanager
+    def held(self, title: str) -> Iterator[None]:
         """Whatever has that in its title takes requests, and gets no further with them."""
-        for each in self.processes():
-            if title in title_of(each):
-                each.suspend()
+        processes = [each for each in self.processes() if title in title_of(each)]
+        for each in processes:
+            each.suspend()
+        yield
+        for each in processes:
+            with suppress(psutil.NoSuchProcess):
+                each.resume()
 
     def switch_off(self) -> None:
         """All its processes are gone, and whoever talks to them is told."""
